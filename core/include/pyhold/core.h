@@ -1,0 +1,366 @@
+/* pyhold: native threads that call Python, and always get an answer.
+ *
+ * The whole C API. In five lines:
+ *
+ *     // once, attached (a module's init function is the usual place):
+ *     static pyhold_view *view;
+ *     if (pyhold_view_current(&view) != PYHOLD_OK) ...
+ *     // on any thread, at any time:
+ *     if (pyhold_thread_ensure_view(view) == PYHOLD_OK) {
+ *       ...call Python: its interpreter will not finalize in this block...
+ *       pyhold_thread_release();
+ *     }
+ *
+ * Words: *attached* means that the calling OS thread has a current
+ * PyThreadState (and, where there is a GIL, holds it). A *hold* is a strong
+ * reference: while one exists its interpreter does not finalize. A *view* is
+ * a weak one: it may be asked for a hold, and may refuse. The *gate* of an
+ * interpreter is where finalization and holds meet: a callback of Python's
+ * atexit module closes it, once; from then on new holds and outermost ensures
+ * are refused, and finalization waits for those that got in before.
+ *
+ * No function here ever sets, clears or replaces a Python exception.
+ * Callers in C++ want pyhold/pyhold.h instead, which makes guards of these.
+ * Fork: nothing here may be used in a child of fork() until it calls exec. */
+#ifndef PYHOLD_CORE_H_
+#define PYHOLD_CORE_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define PYHOLD_NODISCARD __attribute__((warn_unused_result))
+#else
+#define PYHOLD_NODISCARD
+#endif
+
+/* Each module that links pyhold has a copy of its own; hidden symbols keep the
+ * copies of one process apart. */
+#if defined(__GNUC__)
+#pragma GCC visibility push(hidden)
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------------
+ * Statuses
+ */
+
+/* One list makes the enum, the names and the messages.
+ * Append only; a number is never reused. */
+#define PYHOLD_STATUS_MAP(X)                                                \
+  X(OK, 0, "success")                                                       \
+  X(EFINALIZING, -1, "the interpreter is finalizing or finalized")          \
+  X(ENOINTERP, -2, "no such interpreter is known to pyhold")                \
+  X(ENOMEM, -3, "out of memory")                                            \
+  X(EDETACHED, -4, "the calling thread has no attached thread state")       \
+  X(EMISUSE, -5, "pyhold was called in a way that its contract rules out")
+
+typedef enum pyhold_status {
+#define X(name, value, text) PYHOLD_##name = value,
+  PYHOLD_STATUS_MAP(X)
+#undef X
+} pyhold_status;
+
+/* "PYHOLD_OK", ...; "PYHOLD_UNKNOWN" for a number that is none of them.
+ * Attached: not needed.   Threads: any.   Signals: async-signal-safe. */
+const char *pyhold_status_name(pyhold_status status);
+
+/* One sentence for people, without a full stop. As pyhold_status_name(). */
+const char *pyhold_status_message(pyhold_status status);
+
+/* ------------------------------------------------------------------------
+ * Holds
+ */
+
+struct _is; /* CPython's PyInterpreterState */
+struct _ts; /* CPython's PyThreadState */
+
+/* A hold. It belongs to no thread: take it on one, give it back on another. */
+typedef struct pyhold_interp pyhold_interp;
+
+/* Take a hold on the interpreter that the calling thread is attached to.
+ *
+ * Attached:  required.
+ * Params:    out  not NULL. Written on every return; NULL unless OK.
+ * Returns:   OK, EDETACHED;
+ *            EFINALIZING  the gate has closed, also when the caller is inside
+ *                         an ensure that got in before;
+ *            ENOMEM       (only the first call for an interpreter).
+ * Owns:      the caller owns *out; pass it once to pyhold_interp_release() or
+ *            pyhold_thread_ensure().
+ * Forgotten: the interpreter waits for this hold at its end, for ever.
+ * Threads:   any.
+ * Blocks:    the first call for an interpreter runs Python code.
+ * Spec:      PEP 788 (draft), PyInterpreterState_Hold.
+ * Differs:   the draft makes failure fatal; here it is a status. */
+PYHOLD_NODISCARD pyhold_status pyhold_interp_hold(pyhold_interp **out);
+
+/* Take a hold on the interpreter numbered `id`.
+ *
+ * Attached:  not needed.
+ * Params:    id   a value once given by PyInterpreterState_GetID().
+ *            out  not NULL. Written on every return; NULL unless OK.
+ * Returns:   OK;
+ *            EFINALIZING  it was known, and is finalizing or finalized;
+ *            ENOINTERP    pyhold never met it: nobody made a hold or a view.
+ * Owns:      as pyhold_interp_hold().
+ * Threads:   any.   Blocks: never on the GIL; never runs Python code.
+ * Spec:      PEP 788 (draft), PyInterpreterState_Lookup.
+ * Differs:   the draft returns NULL for every failure. CPython numbers its
+ *            interpreters anew after Py_Initialize: an id then means the new
+ *            interpreter as soon as that has a hold or a view. */
+PYHOLD_NODISCARD pyhold_status pyhold_interp_lookup(int64_t id,
+                                                    pyhold_interp **out);
+
+/* Another hold on the interpreter of `hold`, which stays yours. Cannot fail:
+ * it succeeds after the gate has closed too, since `hold` keeps it waiting.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_NODISCARD pyhold_interp *pyhold_interp_dup(pyhold_interp *hold);
+
+/* Give back a hold. NULL does nothing.
+ *
+ * Attached:  not needed.
+ * Aborts:    at a second release, unless another hold hides it.
+ * Threads:   any.   Blocks: never.
+ * Spec:      PEP 788 (draft), PyInterpreterState_Release. */
+void pyhold_interp_release(pyhold_interp *hold);
+
+/* The interpreter's number, as PyInterpreterState_GetID() gives it.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+int64_t pyhold_interp_id(const pyhold_interp *hold);
+
+/* The interpreter itself: valid while `hold` exists.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+struct _is *pyhold_interp_state(const pyhold_interp *hold);
+
+/* ------------------------------------------------------------------------
+ * Views
+ */
+
+/* A view. Reference-counted; never keeps an interpreter alive. After
+ * Py_FinalizeEx and a new Py_Initialize old views refuse; make new ones. */
+typedef struct pyhold_view pyhold_view;
+
+/* Make a view of the interpreter that the calling thread is attached to. The
+ * first hold or view of an interpreter makes it known to pyhold, and registers
+ * the gate with its atexit module: modules make one when they are imported,
+ * so that the gate closes after the callbacks that their users registered.
+ *
+ * Attached:  required. On 3.11 "attached" can be told from "detached while
+ *            another thread is attached" only where no subinterpreter exists;
+ *            elsewhere the caller vouches for it.
+ * Params:    out  not NULL. Written on every return; NULL unless OK.
+ * Returns:   OK, EDETACHED, ENOMEM;
+ *            EFINALIZING  pyhold never met it, and its atexit callbacks run
+ *            already: too late for a gate. (Where nothing imported threading
+ *            this cannot be told, and the view is made without one.)
+ * Owns:      the caller owns *out; pass it once to pyhold_view_free().
+ * Forgotten: some bytes are lost, nothing else.
+ * Threads:   any.
+ * Blocks:    the first call for an interpreter runs Python code.
+ * Spec:      PEP 788, PyInterpreterView_FromCurrent. */
+PYHOLD_NODISCARD pyhold_status pyhold_view_current(pyhold_view **out);
+
+/* Make a view of the main interpreter.
+ *
+ * Attached:  not needed, where a hold or view of it was made before; else the
+ *            caller must be attached to it.
+ * Returns:   as pyhold_view_current(), without EDETACHED;
+ *            ENOINTERP    nobody has made it known, and the caller is not
+ *                         attached to it.
+ * Owns, Forgotten, Threads, Blocks: as pyhold_view_current().
+ * Spec:      PEP 788, PyInterpreterView_FromMain.
+ * Differs:   FromMain needs no one to have come before. */
+PYHOLD_NODISCARD pyhold_status pyhold_view_main(pyhold_view **out);
+
+/* Another reference to the same view. Cannot fail.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_NODISCARD pyhold_view *pyhold_view_dup(pyhold_view *view);
+
+/* Give back a view. NULL does nothing; so does the end of its interpreter.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+void pyhold_view_free(pyhold_view *view);
+
+/* The number of the view's interpreter, dead or alive.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+int64_t pyhold_view_id(const pyhold_view *view);
+
+/* Take a hold on the view's interpreter.
+ *
+ * Attached:  not needed.
+ * Params:    out  not NULL. Written on every return; NULL unless OK.
+ * Returns:   OK, EFINALIZING.
+ * Owns:      as pyhold_interp_hold().
+ * Threads:   any.   Blocks: never.
+ * Spec:      PEP 788, PyInterpreterGuard_FromView. */
+PYHOLD_NODISCARD pyhold_status pyhold_view_hold(pyhold_view *view,
+                                                pyhold_interp **out);
+
+/* ------------------------------------------------------------------------
+ * Ensure and release
+ */
+
+/* Attach the calling thread to the interpreter of `hold`.
+ *
+ * If it is attached to it already, it stays so and this call nests. If it has
+ * a detached thread state for it (PyGILState's or the threading module's),
+ * that is attached, and detached again on release. Else a new one is made,
+ * and deleted on release. A state of another interpreter that was attached is
+ * set aside and attached again on release.
+ *
+ * Attached:  not needed.
+ * Returns:   OK, ENOMEM. A refused call leaves the thread as it was.
+ * Owns:      takes over `hold`, on failure too; until the release the thread
+ *            keeps the interpreter from finalizing.
+ * Forgotten: the thread stays attached, the interpreter waits for ever.
+ * Threads:   any.
+ * Blocks:    until the GIL is free, unless it nests.
+ * Signals:   not async-signal-safe.
+ * Spec:      PEP 788 (draft), PyThreadState_Ensure. */
+PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure(pyhold_interp *hold);
+
+/* The same for the interpreter of a view: the fast path, no hold is made.
+ *
+ * Returns:   OK, ENOMEM;
+ *            EFINALIZING  the gate has closed, and the thread is not inside
+ *                         an ensure of that interpreter that got in before.
+ * Owns:      borrows `view` for the call only.
+ * Attached, Forgotten, Threads, Blocks, Signals: as pyhold_thread_ensure().
+ * Spec:      PEP 788, PyThreadState_EnsureFromView. */
+PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure_view(pyhold_view *view);
+
+/* Undo the newest ensure of the calling thread that is still in force: what
+ * was attached before it is attached again.
+ *
+ * Attached:  required: to what the ensure attached.
+ * Aborts:    when there is no ensure to undo, or a frame (below) is newer.
+ * Threads:   the one that ensured.
+ * Blocks:    until the GIL is free, if another interpreter was set aside.
+ *            Deleting a thread state runs Python destructors, which may call
+ *            pyhold again.
+ * Spec:      PEP 788 (draft), PyThreadState_Release. */
+void pyhold_thread_release(void);
+
+/* With true: the newest ensure of this thread no longer keeps its interpreter
+ * from finalizing (as a daemon thread does not). With false: it does again.
+ * Where an older ensure of the same interpreter protects it, it stays
+ * protected by that one.
+ *
+ * Attached:  required, through pyhold.
+ * Returns:   OK;
+ *            EFINALIZING  (false only) the gate has closed: still a daemon;
+ *            EMISUSE      this thread is not inside an ensure.
+ * Threads:   any.   Blocks: never.
+ * Forgotten: a daemon that is still attached when its interpreter finalizes
+ *            is treated by CPython as it treats its own daemon threads: it
+ *            hangs (3.14), or is ended (before), when it next needs the GIL.
+ * Spec:      PEP 788 (draft), PyThreadState_SetDaemon. */
+PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
+
+/* ------------------------------------------------------------------------
+ * Frames: ensure and release for guards
+ */
+
+/* What must be undone by one ensure, or one detach. A guard keeps it in
+ * itself, so that nothing is allocated; pyhold_thread_ensure() keeps its own.
+ * The fields are private. Frames of a thread nest strictly: the last one
+ * entered is the first one left. */
+typedef struct pyhold_frame {
+  struct pyhold_frame *outer;
+  struct pyhold_slot *slot;         /* the interpreter it is about */
+  struct pyhold_slot *restore_slot; /* kept from finalizing until `restore` */
+  struct _ts *state;                /* attached by it, if any */
+  struct _ts *restore;              /* attached again at the end, if any */
+  const char *file;
+  int line;
+  unsigned flags;
+} pyhold_frame;
+
+/* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by
+ * pyhold_frame_leave(). `file` (a string that outlives the frame, or NULL) and
+ * `line` say where, in the report of who holds an interpreter. */
+PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(pyhold_frame *frame,
+                                                  pyhold_interp *hold,
+                                                  const char *file, int line);
+PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(pyhold_frame *frame,
+                                                       pyhold_view *view,
+                                                       const char *file,
+                                                       int line);
+
+/* Detach the calling thread, and keep its interpreter from finalizing until
+ * pyhold_frame_leave() attaches it again, so that coming back cannot hang.
+ *
+ * Attached:  required.
+ * Returns:   OK, EDETACHED, ENOMEM;
+ *            EFINALIZING  the gate has closed, nothing keeps the interpreter
+ *                         for this thread, and it is not the thread that
+ *                         finalizes it: it stays attached.
+ * Threads:   any.   Blocks: never; leaving waits for the GIL.
+ * Spec:      CPython C API, Py_BEGIN_ALLOW_THREADS.
+ * Differs:   that one hangs or ends the thread if the interpreter finalizes
+ *            meanwhile. */
+PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(pyhold_frame *frame,
+                                                   const char *file, int line);
+
+/* Undo a frame that was entered with OK. As pyhold_thread_release().
+ * Aborts:    when `frame` is not this thread's newest. */
+void pyhold_frame_leave(pyhold_frame *frame);
+
+/* ------------------------------------------------------------------------
+ * Waiting at the gate
+ */
+
+/* One thread that keeps an interpreter from finalizing. */
+typedef struct pyhold_holder {
+  int64_t thread_id; /* the kernel's, as threading.get_native_id() gives it */
+  char thread_name[16];
+  int64_t held_ms;  /* since the outermost ensure, within some 10 ms */
+  const char *file; /* where that was; NULL where it is not known */
+  int line;
+  bool is_finalizing_thread; /* it finalizes: not waited for */
+} pyhold_holder;
+
+typedef struct pyhold_wait_report {
+  int64_t interp_id;
+  int64_t waited_ms;
+  bool giving_up; /* the limit is reached: finalization goes on */
+  int64_t holds;  /* pyhold_interp / InterpreterRef, which have no thread */
+  size_t holder_count;
+  const pyhold_holder *holders;
+} pyhold_wait_report;
+
+/* How finalization waits for what holds an interpreter. All zero is the
+ * default. */
+typedef struct pyhold_wait_policy {
+  /* Report after this time, then after twice, four times ... of it.
+   * 0: the environment's PYHOLD_WARN_AFTER_MS, else 10,000. < 0: never. */
+  int64_t warn_after_ms;
+  /* Stop waiting after this time, with a last report. <= 0: never. What then
+   * still holds the interpreter is treated as daemons are: see
+   * pyhold_thread_set_daemon(). */
+  int64_t give_up_after_ms;
+  /* Gets the reports; NULL: they are printed to stderr. Runs on the thread
+   * that waits, detached; must not call pyhold. The report ends with the
+   * call. */
+  void (*report)(const pyhold_wait_report *report, void *arg);
+  void *arg;
+} pyhold_wait_policy;
+
+/* Set the policy of this process for waits that start from now on. NULL sets
+ * the default.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+void pyhold_set_wait_policy(const pyhold_wait_policy *policy);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
+#endif /* PYHOLD_CORE_H_ */

@@ -1,0 +1,142 @@
+#define _GNU_SOURCE
+#include "gate.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define HOLDS_CLOSED UINT64_C(1)
+#define HOLDS_ONE UINT64_C(2)
+
+static pthread_mutex_t the_lock = PTHREAD_MUTEX_INITIALIZER;
+/* Static, and for all gates: the last holder of a gate may signal it after the
+ * gate's memory is gone. */
+static pthread_cond_t someone_left = PTHREAD_COND_INITIALIZER;
+
+void ph_fatal(const char *what) {
+  fprintf(stderr, "pyhold: fatal: %s\n", what);
+  abort();
+}
+
+void ph_lock(void) { pthread_mutex_lock(&the_lock); }
+void ph_unlock(void) { pthread_mutex_unlock(&the_lock); }
+
+void ph_wait_for_leaver(int64_t ms) {
+  struct timespec until;
+  clock_gettime(CLOCK_MONOTONIC, &until);
+  until.tv_sec += ms / 1000;
+  until.tv_nsec += (ms % 1000) * 1000000;
+  if (until.tv_nsec >= 1000000000) {
+    until.tv_sec += 1;
+    until.tv_nsec -= 1000000000;
+  }
+  pthread_cond_clockwait(&someone_left, &the_lock, CLOCK_MONOTONIC, &until);
+}
+
+static void wake_waiters(void) {
+  /* With the lock, so that it cannot fall between a waiter's look and its
+   * sleep. */
+  ph_lock();
+  pthread_cond_broadcast(&someone_left);
+  ph_unlock();
+}
+
+int64_t ph_now_ms(void) {
+#ifdef CLOCK_MONOTONIC_COARSE
+  const clockid_t clock = CLOCK_MONOTONIC_COARSE;
+#else
+  const clockid_t clock = CLOCK_MONOTONIC;
+#endif
+  struct timespec now;
+  clock_gettime(clock, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+void ph_gate_link(struct gate *gate, struct pyhold_slot *slot) {
+  slot->next = gate->slots;
+  slot->pprev = &gate->slots;
+  if (slot->next != NULL) slot->next->pprev = &slot->next;
+  gate->slots = slot;
+}
+
+void ph_gate_unlink(struct pyhold_slot *slot) {
+  *slot->pprev = slot->next;
+  if (slot->next != NULL) slot->next->pprev = slot->pprev;
+}
+
+void ph_gate_close(struct gate *gate) {
+  /* relaxed: a single word, whose writers all read-modify-write it. */
+  atomic_fetch_or_explicit(&gate->holds, HOLDS_CLOSED, memory_order_relaxed);
+  /* seq_cst: before the reads in ph_gate_is_idle() [P1] [P2]. */
+  atomic_store_explicit(&gate->closed, true, memory_order_seq_cst);
+}
+
+bool ph_gate_is_idle(struct gate *gate, int64_t except) {
+  /* The holds first [INV2]. acquire: pairs with ph_gate_drop() [P3]. */
+  if (atomic_load_explicit(&gate->holds, memory_order_acquire) >> 1 != 0)
+    return false;
+  for (struct pyhold_slot *s = gate->slots; s != NULL; s = s->next) {
+    /* seq_cst: after the write in ph_gate_close() [P1] [P2] [P3]. */
+    if (atomic_load_explicit(&s->active, memory_order_seq_cst) &&
+        s->thread_id != except)
+      return false;
+  }
+  return true;
+}
+
+bool ph_slot_enter(struct gate *gate, struct pyhold_slot *slot) {
+  /* relaxed: a first look, for [INV3]; the second one decides. */
+  if (atomic_load_explicit(&gate->closed, memory_order_relaxed)) return false;
+  /* seq_cst, both: [P1]. */
+  atomic_store_explicit(&slot->active, true, memory_order_seq_cst);
+  if (!atomic_load_explicit(&gate->closed, memory_order_seq_cst)) return true;
+  ph_slot_leave(gate, slot);
+  return false;
+}
+
+void ph_slot_enter_pinned(struct pyhold_slot *slot) {
+  /* relaxed: the ph_gate_drop() that follows releases it, and ph_gate_is_idle()
+   * acquires that before it reads the slot [INV2]. */
+  atomic_store_explicit(&slot->active, true, memory_order_relaxed);
+}
+
+void ph_slot_leave(struct gate *gate, struct pyhold_slot *slot) {
+  /* seq_cst, both: [P2]; the store releases what the holder did [P3]. */
+  atomic_store_explicit(&slot->active, false, memory_order_seq_cst);
+  if (atomic_load_explicit(&gate->closed, memory_order_seq_cst)) wake_waiters();
+}
+
+bool ph_gate_hold(struct gate *gate) {
+  /* relaxed: a first guess, which the exchange checks. */
+  uint64_t v = atomic_load_explicit(&gate->holds, memory_order_relaxed);
+  do {
+    if (v & HOLDS_CLOSED) return false; /* INV1 */
+    /* relaxed: a new holder reads nothing through this word. */
+  } while (!atomic_compare_exchange_weak_explicit(&gate->holds, &v,
+                                                  v + HOLDS_ONE,
+                                                  memory_order_relaxed,
+                                                  memory_order_relaxed));
+  return true;
+}
+
+void ph_gate_dup(struct gate *gate) {
+  /* relaxed: as in ph_gate_hold(). */
+  atomic_fetch_add_explicit(&gate->holds, HOLDS_ONE, memory_order_relaxed);
+}
+
+void ph_gate_drop(struct gate *gate) {
+  /* release: pairs with ph_gate_is_idle() [P3]. From here on the gate may be
+   * gone: only `old` is looked at. It tells of the close reliably, because
+   * closing and dropping write the same word. */
+  uint64_t old =
+      atomic_fetch_sub_explicit(&gate->holds, HOLDS_ONE, memory_order_release);
+  if (old < HOLDS_ONE) ph_fatal("a hold was released twice");
+  if (old & HOLDS_CLOSED) wake_waiters();
+}
+
+int64_t ph_gate_holds(struct gate *gate) {
+  /* relaxed: for a report. */
+  return (int64_t)(atomic_load_explicit(&gate->holds, memory_order_relaxed) >>
+                   1);
+}

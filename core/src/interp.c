@@ -1,0 +1,133 @@
+/* Holds and views: the public functions over the registry. */
+#include <stdlib.h>
+
+#include "thread.h"
+
+/* A hold is its record, counted in the record's gate: see registry.h. */
+static struct record *record_of(const pyhold_interp *hold) {
+  return (struct record *)(uintptr_t)hold;
+}
+static pyhold_interp *hold_of(struct record *r) { return (pyhold_interp *)r; }
+
+struct pyhold_view {
+  atomic_uint refs;
+  struct record *record; /* a reference */
+};
+
+/* --- Holds --- */
+
+pyhold_status pyhold_interp_hold(pyhold_interp **out) {
+  struct record *r;
+  *out = NULL;
+  pyhold_status status = ph_thread_adopt_current(&r);
+  if (status != PYHOLD_OK) return status;
+  if (ph_gate_hold(&r->gate))
+    *out = hold_of(r);
+  else
+    status = PYHOLD_EFINALIZING;
+  ph_record_unref(r);
+  return status;
+}
+
+pyhold_status pyhold_interp_lookup(int64_t id, pyhold_interp **out) {
+  struct record *r;
+  pyhold_status status = ph_registry_hold(id, &r);
+  *out = hold_of(r);
+  return status;
+}
+
+pyhold_interp *pyhold_interp_dup(pyhold_interp *hold) {
+  ph_gate_dup(&record_of(hold)->gate);
+  return hold;
+}
+
+void pyhold_interp_release(pyhold_interp *hold) {
+  if (hold != NULL) ph_gate_drop(&record_of(hold)->gate);
+}
+
+int64_t pyhold_interp_id(const pyhold_interp *hold) {
+  return record_of(hold)->id;
+}
+
+struct _is *pyhold_interp_state(const pyhold_interp *hold) {
+  return record_of(hold)->interp;
+}
+
+pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
+  return ph_thread_ensure(record_of(hold), /*hold=*/true);
+}
+
+pyhold_status pyhold_frame_enter(pyhold_frame *frame, pyhold_interp *hold,
+                                 const char *file, int line) {
+  return ph_thread_enter(frame, record_of(hold), /*hold=*/true, file, line);
+}
+
+/* --- Views --- */
+
+/* Takes over the reference to `r`. */
+static pyhold_status make_view(struct record *r, pyhold_view **out) {
+  pyhold_view *view = malloc(sizeof *view);
+  if (view == NULL) {
+    ph_record_unref(r);
+    return PYHOLD_ENOMEM;
+  }
+  atomic_init(&view->refs, 1);
+  view->record = r;
+  *out = view;
+  return PYHOLD_OK;
+}
+
+pyhold_status pyhold_view_current(pyhold_view **out) {
+  struct record *r;
+  *out = NULL;
+  pyhold_status status = ph_thread_adopt_current(&r);
+  return status == PYHOLD_OK ? make_view(r, out) : status;
+}
+
+pyhold_status pyhold_view_main(pyhold_view **out) {
+  *out = NULL;
+  struct record *r = ph_registry_find_main();
+  if (r == NULL) {
+    /* Perhaps the caller is attached to it. */
+    pyhold_status status = ph_thread_adopt_current(&r);
+    if (status == PYHOLD_EDETACHED) return PYHOLD_ENOINTERP;
+    if (status != PYHOLD_OK) return status;
+    if (!r->is_main) {
+      ph_record_unref(r);
+      return PYHOLD_ENOINTERP;
+    }
+  }
+  return make_view(r, out);
+}
+
+pyhold_view *pyhold_view_dup(pyhold_view *view) {
+  /* relaxed: the caller has a reference. */
+  atomic_fetch_add_explicit(&view->refs, 1, memory_order_relaxed);
+  return view;
+}
+
+void pyhold_view_free(pyhold_view *view) {
+  /* acq_rel: whoever frees comes after all other users. */
+  if (view == NULL ||
+      atomic_fetch_sub_explicit(&view->refs, 1, memory_order_acq_rel) != 1)
+    return;
+  ph_record_unref(view->record);
+  free(view);
+}
+
+int64_t pyhold_view_id(const pyhold_view *view) { return view->record->id; }
+
+pyhold_status pyhold_view_hold(pyhold_view *view, pyhold_interp **out) {
+  bool held = ph_gate_hold(&view->record->gate);
+  *out = held ? hold_of(view->record) : NULL;
+  return held ? PYHOLD_OK : PYHOLD_EFINALIZING;
+}
+
+pyhold_status pyhold_thread_ensure_view(pyhold_view *view) {
+  return ph_thread_ensure(view->record, /*hold=*/false);
+}
+
+pyhold_status pyhold_frame_enter_view(pyhold_frame *frame, pyhold_view *view,
+                                      const char *file, int line) {
+  return ph_thread_enter(frame, view->record, /*hold=*/false, file, line);
+}

@@ -1,0 +1,543 @@
+#define _GNU_SOURCE
+#include "registry.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* How often the waiting thread looks for Ctrl-C. */
+#define INTERRUPT_CHECK_MS 100
+#define DEFAULT_WARN_AFTER_MS 10000
+
+/* Ids that were READY once and are DEAD now: [first, last], ascending, with
+ * gaps between. CPython counts upwards, so that a process which makes and ends
+ * interpreters for ever keeps one or two of these. */
+struct ended_ids {
+  int64_t first, last;
+  struct ended_ids *next;
+};
+
+/* All under the lock. */
+static struct record *records;
+static struct ended_ids *ended;
+static bool runtime_closing; /* the main interpreter's gate is closed */
+static pyhold_wait_policy policy;
+
+/* --- Records --- */
+
+static struct record *record_new(port_interp *interp) {
+  struct record *r = aligned_alloc(_Alignof(struct record), sizeof *r);
+  struct ended_ids *e = malloc(sizeof *e);
+  if (r == NULL || e == NULL) {
+    free(r);
+    free(e);
+    return NULL;
+  }
+  memset(r, 0, sizeof *r);
+  r->interp = interp;
+  r->id = ph_port_interp_id(interp);
+  r->is_main = ph_port_interp_is_main(interp);
+  r->ended = e;
+  atomic_init(&r->refs, 2); /* the list's, the cookie's */
+  return r;
+}
+
+void ph_record_ref(struct record *r) {
+  /* relaxed: the caller has a reference already, or the lock. */
+  atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+}
+
+void ph_record_unref(struct record *r) {
+  /* acq_rel: whoever frees comes after all other users. */
+  if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1) {
+    assert(r->gate.slots == NULL);
+    free(r->ended);
+    free(r);
+  }
+}
+
+/* Requires: the lock. */
+static void remember_ended(struct ended_ids *e, int64_t id) {
+  struct ended_ids **at = &ended;
+  while (*at != NULL && (*at)->last < id - 1) at = &(*at)->next;
+  struct ended_ids *next = *at; /* the first that ends at id - 1 or later */
+  if (next == NULL || next->first > id + 1) {
+    *e = (struct ended_ids){.first = id, .last = id, .next = next};
+    *at = e;
+    return;
+  }
+  free(e);
+  if (id < next->first) next->first = id;
+  if (id > next->last) next->last = id;
+  struct ended_ids *after = next->next;
+  if (after != NULL && after->first <= next->last + 1) { /* the gap is gone */
+    next->last = after->last;
+    next->next = after->next;
+    free(after);
+  }
+}
+
+/* Requires: the lock. */
+static bool has_ended(int64_t id) {
+  for (struct ended_ids *e = ended; e != NULL && e->first <= id; e = e->next)
+    if (id <= e->last) return true;
+  return false;
+}
+
+/* Requires: the lock; the gate is closed. Returns whether the caller is to
+ * drop the list's reference, after ph_unlock(). */
+static bool kill_record(struct record *r) {
+  if (atomic_load_explicit(&r->dead, memory_order_relaxed)) return false;
+  /* release: pairs with the readers' acquire: they see it closed. */
+  atomic_store_explicit(&r->dead, true, memory_order_release);
+  for (struct record **at = &records; *at != NULL; at = &(*at)->next) {
+    if (*at == r) {
+      *at = r->next;
+      break;
+    }
+  }
+  if (atomic_load_explicit(&r->ready, memory_order_relaxed)) {
+    remember_ended(r->ended, r->id);
+    r->ended = NULL;
+  }
+  /* A wait that was given up leaves holds behind: their release comes. */
+  return ph_gate_holds(&r->gate) == 0;
+}
+
+/* --- Registration --- */
+
+static bool main_is_ready(void) {
+  struct record *main_record = ph_registry_find_main();
+  if (main_record == NULL) return false;
+  ph_record_unref(main_record);
+  return true;
+}
+
+/* Make what the cookie is for. NULL: no memory, or too late (`*status`). */
+static struct record *adopt_new(port_interp *interp, pyhold_status *status) {
+  struct record *r = record_new(interp);
+  if (r == NULL) {
+    *status = PYHOLD_ENOMEM;
+    return NULL;
+  }
+  ph_lock();
+  if (r->is_main) {
+    runtime_closing = false; /* no cookie: so this is a new runtime */
+  } else if (runtime_closing) {
+    ph_unlock();
+    free(r->ended);
+    free(r);
+    *status = PYHOLD_EFINALIZING;
+    return NULL;
+  }
+  r->next = records;
+  records = r;
+  ph_unlock();
+
+  struct record *winner = ph_port_cookie_set(interp, r);
+  if (winner == r) return r;
+  /* Another thread was first, or there is no memory. Nobody saw ours. */
+  ph_lock();
+  ph_gate_close(&r->gate);
+  (void)kill_record(r);
+  ph_unlock();
+  ph_record_unref(r);
+  ph_record_unref(r);
+  *status = PYHOLD_ENOMEM;
+  return winner;
+}
+
+pyhold_status ph_registry_adopt(port_interp *interp, struct record **out) {
+  pyhold_status status = PYHOLD_OK;
+  struct record *r = ph_port_cookie(interp);
+  if (r == NULL) r = adopt_new(interp, &status);
+  if (r == NULL) return status;
+  ph_record_ref(r); /* the interpreter, which is attached, keeps the cookie's */
+
+  /* acquire: pairs with the release below: the gate is registered. */
+  if (!atomic_load_explicit(&r->ready, memory_order_acquire)) {
+    /* Two threads may both come here, and register the gate twice: the second
+     * callback finds the record DEAD and does nothing. Waiting for the first
+     * one instead would block with the GIL. A failure leaves it HIDDEN, so
+     * that the next call tries again. */
+    status = ph_port_register_gate(r);
+    if (status == PYHOLD_OK && !r->is_main && !main_is_ready() &&
+        !ph_port_adopt_main())
+      status = PYHOLD_ENOMEM;
+    if (status != PYHOLD_OK) {
+      ph_record_unref(r);
+      return status;
+    }
+    atomic_store_explicit(&r->ready, true, memory_order_release);
+  }
+  *out = r;
+  return PYHOLD_OK;
+}
+
+void ph_registry_adopt_main(port_interp *main_interp) {
+  struct record *r;
+  if (ph_registry_adopt(main_interp, &r) == PYHOLD_OK) ph_record_unref(r);
+}
+
+/* --- Lookup --- */
+
+/* Requires: the lock. */
+static struct record *find(bool (*is_it)(const struct record *, const void *),
+                           const void *key) {
+  for (struct record *r = records; r != NULL; r = r->next)
+    if (atomic_load_explicit(&r->ready, memory_order_acquire) && is_it(r, key))
+      return r;
+  return NULL;
+}
+
+static bool has_interp(const struct record *r, const void *interp) {
+  return r->interp == interp;
+}
+static bool has_id(const struct record *r, const void *id) {
+  return r->id == *(const int64_t *)id;
+}
+static bool is_main(const struct record *r, const void *unused) {
+  (void)unused;
+  return r->is_main;
+}
+
+static struct record *find_ref(bool (*is_it)(const struct record *,
+                                             const void *),
+                               const void *key) {
+  ph_lock();
+  struct record *r = find(is_it, key);
+  if (r != NULL) ph_record_ref(r);
+  ph_unlock();
+  return r;
+}
+
+struct record *ph_registry_find(port_interp *interp) {
+  return find_ref(has_interp, interp);
+}
+
+struct record *ph_registry_find_main(void) { return find_ref(is_main, NULL); }
+
+pyhold_status ph_registry_hold(int64_t id, struct record **out) {
+  pyhold_status status = PYHOLD_OK;
+  ph_lock();
+  struct record *r = find(has_id, &id);
+  if (r == NULL)
+    status = has_ended(id) ? PYHOLD_EFINALIZING : PYHOLD_ENOINTERP;
+  else if (!ph_gate_hold(&r->gate))
+    status = PYHOLD_EFINALIZING;
+  ph_unlock();
+  *out = status == PYHOLD_OK ? r : NULL;
+  return status;
+}
+
+/* --- The end --- */
+
+/* What one finalization ends: one record, or all of them. */
+struct ending {
+  struct record *record;
+  int64_t finalizing_thread_id;
+  void *guard; /* CPython's, where another thread waits; else NULL */
+  int64_t began_ms;
+  int64_t warn_at_ms; /* after `began_ms`; INT64_MAX: never */
+};
+
+/* The records that end with e->record: calls `each` for them.
+ * Requires: the lock. `each` may take its record out of the list. */
+static void for_each_ending(const struct ending *e,
+                            void (*each)(const struct ending *,
+                                         struct record *, void *),
+                            void *arg) {
+  struct record *next;
+  if (!e->record->is_main) {
+    each(e, e->record, arg);
+    return;
+  }
+  for (struct record *r = records; r != NULL; r = next) {
+    next = r->next;
+    each(e, r, arg);
+  }
+}
+
+static void close_one(const struct ending *e, struct record *r, void *unused) {
+  (void)unused;
+  ph_gate_close(&r->gate);
+  /* relaxed: only the thread itself acts on it. */
+  atomic_store_explicit(&r->finalizing_thread_id, e->finalizing_thread_id,
+                        memory_order_relaxed);
+}
+
+static void check_one(const struct ending *e, struct record *r, void *idle) {
+  if (!ph_gate_is_idle(&r->gate, e->finalizing_thread_id)) *(bool *)idle = false;
+}
+
+/* Requires: the lock. */
+static bool all_idle(const struct ending *e) {
+  bool idle = true;
+  for_each_ending(e, check_one, &idle);
+  return idle;
+}
+
+struct doomed {
+  struct record *first;
+};
+
+static void kill_one(const struct ending *e, struct record *r, void *arg) {
+  (void)e;
+  struct doomed *doomed = arg;
+  if (kill_record(r)) {
+    r->next = doomed->first;
+    doomed->first = r;
+  }
+}
+
+static void finish(const struct ending *e) {
+  struct doomed doomed = {NULL};
+  ph_lock();
+  for_each_ending(e, kill_one, &doomed);
+  ph_unlock();
+  while (doomed.first != NULL) {
+    struct record *r = doomed.first;
+    doomed.first = r->next;
+    ph_record_unref(r);
+  }
+}
+
+/* --- The report --- */
+
+static void thread_name(int64_t thread_id, char name[16]) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/task/%" PRId64 "/comm", thread_id);
+  name[0] = '\0';
+  FILE *f = fopen(path, "re");
+  if (f == NULL) return;
+  if (fgets(name, 16, f) != NULL) name[strcspn(name, "\n")] = '\0';
+  fclose(f);
+}
+
+static void print_report(const pyhold_wait_report *report) {
+  fprintf(stderr,
+          "pyhold: interpreter %" PRId64 " has waited %.1f s to finalize%s\n",
+          report->interp_id, (double)report->waited_ms / 1000,
+          report->giving_up ? ", and waits no longer. Still holding it:"
+                            : ". Holding it:");
+  for (size_t i = 0; i < report->holder_count; ++i) {
+    const pyhold_holder *h = &report->holders[i];
+    fprintf(stderr, "pyhold:   thread %" PRId64 " \"%s\" for %.1f s, since ",
+            h->thread_id, h->thread_name, (double)h->held_ms / 1000);
+    if (h->file != NULL)
+      fprintf(stderr, "%s:%d", h->file, h->line);
+    else
+      fputs("an ensure of the C API", stderr);
+    if (h->is_finalizing_thread)
+      fputs(" (it is the thread that finalizes: not waited for)", stderr);
+    fputc('\n', stderr);
+  }
+  if (report->holds > 0)
+    fprintf(stderr,
+            "pyhold:   %" PRId64
+            " hold(s) that belong to no thread (InterpreterRef,"
+            " pyhold_interp)\n",
+            report->holds);
+}
+
+struct held {
+  pyhold_wait_report report;
+  struct held *next;
+};
+
+/* Copies who holds `r` while nothing can leave the list. Out of memory: this
+ * report is left out. */
+static void report_one(const struct ending *e, struct record *r, void *arg) {
+  struct held **list = arg;
+  size_t count = 0;
+  for (struct pyhold_slot *s = r->gate.slots; s != NULL; s = s->next) ++count;
+  struct held *held =
+      calloc(1, sizeof *held + (count + 1) * sizeof(pyhold_holder));
+  if (held == NULL) return;
+  pyhold_holder *holder = (pyhold_holder *)(held + 1);
+  int64_t now = ph_now_ms();
+  held->report = (pyhold_wait_report){.interp_id = r->id,
+                                      .waited_ms = now - e->began_ms,
+                                      .holds = ph_gate_holds(&r->gate),
+                                      .holders = holder};
+  for (struct pyhold_slot *s = r->gate.slots; s != NULL; s = s->next) {
+    /* acquire: what the owner wrote before it. */
+    if (!atomic_load_explicit(&s->active, memory_order_acquire)) continue;
+    /* relaxed: see struct pyhold_slot. */
+    *holder = (pyhold_holder){
+        .thread_id = s->thread_id,
+        .held_ms = now - atomic_load_explicit(&s->since_ms,
+                                              memory_order_relaxed),
+        .file = atomic_load_explicit(&s->file, memory_order_relaxed),
+        .line = atomic_load_explicit(&s->line, memory_order_relaxed),
+        .is_finalizing_thread = s->thread_id == e->finalizing_thread_id};
+    thread_name(s->thread_id, holder->thread_name);
+    ++holder;
+    ++held->report.holder_count;
+  }
+  if (held->report.holder_count == 0 && held->report.holds == 0) {
+    free(held);
+    return;
+  }
+  held->next = *list;
+  *list = held;
+}
+
+/* Requires: the lock, which is let go while the report is given. */
+static void report(const struct ending *e, bool giving_up) {
+  struct held *list = NULL;
+  for_each_ending(e, report_one, &list);
+  pyhold_wait_policy p = policy;
+  ph_unlock();
+  while (list != NULL) {
+    struct held *held = list;
+    list = held->next;
+    held->report.giving_up = giving_up;
+    if (p.report != NULL)
+      p.report(&held->report, p.arg);
+    else
+      print_report(&held->report);
+    free(held);
+  }
+  ph_lock();
+}
+
+/* --- The wait --- */
+
+/* Requires: the lock. */
+static int64_t warn_after_ms(void) {
+  if (policy.warn_after_ms < 0) return INT64_MAX;
+  if (policy.warn_after_ms > 0) return policy.warn_after_ms;
+  const char *text = getenv("PYHOLD_WARN_AFTER_MS");
+  char *end;
+  if (text != NULL && *text != '\0') {
+    long long ms = strtoll(text, &end, 10);
+    if (*end == '\0' && ms < 0) return INT64_MAX;
+    if (*end == '\0' && ms > 0) return ms;
+  }
+  return DEFAULT_WARN_AFTER_MS;
+}
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Wait until nothing holds what ends, or the limit is reached, or `until_ms`
+ * after the beginning is past. True if the wait is over.
+ * Requires: the lock; detached. */
+static bool wait_for_holders(struct ending *e, int64_t until_ms) {
+  while (!all_idle(e)) {
+    int64_t waited = ph_now_ms() - e->began_ms;
+    int64_t limit =
+        policy.give_up_after_ms > 0 ? policy.give_up_after_ms : INT64_MAX;
+    if (waited >= limit) {
+      report(e, /*giving_up=*/true);
+      return true;
+    }
+    if (waited >= until_ms) return false;
+    if (waited >= e->warn_at_ms) {
+      e->warn_at_ms *= 2;
+      report(e, /*giving_up=*/false);
+      continue;
+    }
+    /* At most a minute, so that no sum overflows. */
+    ph_wait_for_leaver(least(
+        60000, least(limit, least(until_ms, e->warn_at_ms)) - waited));
+  }
+  return true;
+}
+
+/* Where CPython has guards (3.15), a thread of our own waits with one, so that
+ * the remaining atexit callbacks can run meanwhile. It never attaches. */
+static void *wait_with_guard(void *arg) {
+  struct ending *e = arg;
+  pthread_setname_np(pthread_self(), "pyhold-gate");
+  ph_lock();
+  (void)wait_for_holders(e, INT64_MAX);
+  ph_unlock();
+  finish(e);
+  ph_port_guard_close(e->guard);
+  ph_record_unref(e->record);
+  free(e);
+  return NULL;
+}
+
+/* True if such a thread was started; it then has `ending` and ends it. */
+static bool hand_over(const struct ending *ending) {
+  struct ending *e = malloc(sizeof *e);
+  if (e == NULL) return false;
+  *e = *ending;
+  e->guard = ph_port_guard_take();
+  pthread_attr_t attr;
+  pthread_t thread;
+  bool started = false;
+  if (e->guard != NULL && pthread_attr_init(&attr) == 0) {
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    ph_record_ref(e->record);
+    started = pthread_create(&thread, &attr, wait_with_guard, e) == 0;
+    if (!started) ph_record_unref(e->record);
+    pthread_attr_destroy(&attr);
+  }
+  if (started) return true;
+  if (e->guard != NULL) ph_port_guard_close(e->guard);
+  free(e);
+  return false;
+}
+
+/* Wait on the finalizing thread itself. Requires: attached. */
+static void wait_here(struct ending *e) {
+  port_state *maybe;
+  port_state *state = ph_port_current(&maybe);
+  if (state == NULL) state = maybe; /* it runs Python code: it is attached */
+  int64_t until_ms = 0;
+  bool over;
+  do {
+    until_ms += INTERRUPT_CHECK_MS;
+    ph_port_detach(state);
+    ph_lock();
+    over = wait_for_holders(e, until_ms);
+    ph_unlock();
+    ph_port_attach(state);
+  } while (!over && !ph_port_interrupted());
+}
+
+void ph_registry_finalize(void *cookie) {
+  struct ending e = {.record = cookie,
+                     .finalizing_thread_id = (int64_t)syscall(SYS_gettid)};
+  ph_lock();
+  if (atomic_load_explicit(&e.record->dead, memory_order_relaxed)) {
+    ph_unlock();
+    return;
+  }
+  if (e.record->is_main) runtime_closing = true;
+  for_each_ending(&e, close_one, NULL);
+  e.began_ms = ph_now_ms();
+  e.warn_at_ms = warn_after_ms();
+  bool idle = all_idle(&e);
+  ph_unlock();
+  if (!idle) {
+    if (hand_over(&e)) return;
+    wait_here(&e);
+  }
+  finish(&e);
+}
+
+void ph_registry_interp_gone(void *cookie) {
+  struct record *r = cookie;
+  ph_lock();
+  /* Closed already, unless someone took the gate out of atexit. */
+  ph_gate_close(&r->gate);
+  bool unref = kill_record(r);
+  ph_unlock();
+  if (unref) ph_record_unref(r);
+  ph_record_unref(r);
+}
+
+void pyhold_set_wait_policy(const pyhold_wait_policy *p) {
+  ph_lock();
+  policy = p != NULL ? *p : (pyhold_wait_policy){0};
+  ph_unlock();
+}

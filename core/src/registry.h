@@ -1,0 +1,72 @@
+/* registry: the interpreters that pyhold knows, and their ends.
+ *
+ * A record stands for one living interpreter and is never used for another.
+ *
+ *   state     how it is entered                               lookup by id
+ *   HIDDEN    made; its gate is not yet known to atexit       not found
+ *   READY     atexit has the gate                             held
+ *   CLOSED    the gate is closed; finalization waits          EFINALIZING
+ *   DEAD      nothing holds it any more, or the wait was      EFINALIZING
+ *             given up; out of the list
+ *
+ * A record belongs to: the list (until DEAD), the interpreter's cookie (until
+ * the interpreter is gone), each view, each slot. The last one frees it. A
+ * hold needs no reference of its own: the record is not DEAD while it exists,
+ * or, where the wait was given up, is never freed. */
+#ifndef PYHOLD_SRC_REGISTRY_H_
+#define PYHOLD_SRC_REGISTRY_H_
+
+#include "gate.h"
+#include "port.h"
+
+struct record {
+  struct gate gate;
+
+  /* Written before anyone else sees the record. */
+  port_interp *interp; /* valid while READY, or CLOSED and held */
+  int64_t id;
+  bool is_main;
+
+  atomic_uint refs;
+  atomic_bool ready; /* set once, by whoever registered the gate */
+  atomic_bool dead;  /* set once, under the lock */
+  /* The thread that finalizes the interpreter; 0 before. Under the lock when
+   * written. */
+  atomic_int_least64_t finalizing_thread_id;
+
+  /* Under the lock. */
+  struct record *next;
+  struct ended_ids *ended; /* what remembers the id after the end */
+};
+
+void ph_record_ref(struct record *record);
+void ph_record_unref(struct record *record);
+
+/* The record of the interpreter that the caller is attached to, made and
+ * registered if need be; a new reference. OK, though its gate may be closed;
+ * EFINALIZING, when it is too late to register one; or ENOMEM.
+ * Requires: attached to `interp`. Runs Python code. */
+pyhold_status ph_registry_adopt(port_interp *interp, struct record **out);
+
+/* The record of a living interpreter that is READY or CLOSED, or NULL; a new
+ * reference. */
+struct record *ph_registry_find(port_interp *interp);
+struct record *ph_registry_find_main(void);
+
+/* See pyhold_interp_lookup(). */
+pyhold_status ph_registry_hold(int64_t id, struct record **out);
+
+/* --- Called by the port --- */
+
+/* The gate: an atexit callback of the cookie's interpreter. Closes, waits for
+ * what is held, and marks the record DEAD. The main interpreter's closes all.
+ * Requires: attached. */
+void ph_registry_finalize(void *cookie);
+
+/* The interpreter that kept the cookie is torn down. */
+void ph_registry_interp_gone(void *cookie);
+
+/* Adopt the main interpreter. Requires: attached to `main_interp`. */
+void ph_registry_adopt_main(port_interp *main_interp);
+
+#endif /* PYHOLD_SRC_REGISTRY_H_ */

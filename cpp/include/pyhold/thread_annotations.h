@@ -1,0 +1,51 @@
+// Clang's thread-safety analysis, with "attached" as the capability.
+//
+// A function that needs an attached thread state says so, and clang's
+// -Wthread-safety warns where it is called without one:
+//
+//   PyObject* Decode(View bytes) PYHOLD_REQUIRES_ATTACHED;
+//   void Drain(Pool& pool) PYHOLD_REQUIRES_DETACHED;  // joins threads
+//
+// ThreadStateGuard gives the capability for its scope, ThreadStateDetachGuard
+// takes it away. The analysis does not know statuses: test the guard too.
+// Guards nest, so it needs a capability that may be taken twice: clang 21 or
+// newer. For other compilers the macros are empty.
+#ifndef PYHOLD_THREAD_ANNOTATIONS_H_
+#define PYHOLD_THREAD_ANNOTATIONS_H_
+
+#if defined(__clang__) && defined(__has_attribute)
+#if __has_attribute(reentrant_capability)
+#define PYHOLD_TSA_(x) __attribute__((x))
+#endif
+#endif
+#ifndef PYHOLD_TSA_
+#define PYHOLD_TSA_(x)
+#endif
+
+namespace pyhold {
+
+struct PYHOLD_TSA_(capability("attached thread state"))
+    PYHOLD_TSA_(reentrant_capability) AttachedCapability {};
+
+// Exists for the analysis alone.
+inline constexpr AttachedCapability attached{};
+
+}  // namespace pyhold
+
+// On a function: the caller is attached / is not attached.
+#define PYHOLD_REQUIRES_ATTACHED \
+  PYHOLD_TSA_(requires_capability(::pyhold::attached))
+#define PYHOLD_REQUIRES_DETACHED \
+  PYHOLD_TSA_(locks_excluded(::pyhold::attached))
+// On a function: the caller is attached when it returns / no longer is.
+#define PYHOLD_ATTACHES PYHOLD_TSA_(acquire_capability(::pyhold::attached))
+#define PYHOLD_DETACHES PYHOLD_TSA_(release_capability(::pyhold::attached))
+// In a function that Python calls, or that cannot be analysed: take it from
+// here on that the thread is attached.
+#define PYHOLD_ASSUME_ATTACHED() ::pyhold::AssumeAttached()
+
+namespace pyhold {
+inline void AssumeAttached() PYHOLD_TSA_(assert_capability(attached)) {}
+}  // namespace pyhold
+
+#endif  // PYHOLD_THREAD_ANNOTATIONS_H_

@@ -1,0 +1,72 @@
+#ifndef PYHOLD_THREAD_STATE_GUARD_H_
+#define PYHOLD_THREAD_STATE_GUARD_H_
+
+#include <utility>
+
+#include "pyhold/core.h"
+#include "pyhold/interpreter_ref.h"
+#include "pyhold/interpreter_view.h"
+#include "pyhold/thread_annotations.h"
+
+namespace pyhold {
+
+// Attaches the calling thread to an interpreter for a scope, or says why not.
+// While it lives the interpreter does not finalize. Afterwards the thread is
+// what it was before: attached to the same, to another, or detached.
+//
+//   the thread was             inside                  afterwards
+//   attached to I              the same thread state   attached to it
+//   detached, has a state      that state              detached
+//   without a state            a new state             without a state
+//   attached to J              a state of I            attached to J's
+//   anything, refused          unchanged               unchanged
+//
+// Not for waiting: other Python threads stand still while it is attached. Put
+// a ThreadStateDetachGuard around whatever blocks.
+//
+// A guard belongs to its thread and its scope: guards are left in the opposite
+// order of their making, else pyhold ends the process with a message.
+//
+//   pyhold::ThreadStateGuard guard(view);
+//   if (!guard) return guard.status();  // PYHOLD_EFINALIZING, mostly
+//   PyObject_CallNoArgs(callback);
+class [[nodiscard]] PYHOLD_TSA_(scoped_lockable) ThreadStateGuard final {
+ public:
+  // See pyhold_thread_ensure_view(). An empty view gives its own status.
+  explicit ThreadStateGuard(const InterpreterView& view,
+                            const char* file = __builtin_FILE(),
+                            int line = __builtin_LINE()) noexcept
+      PYHOLD_ATTACHES
+      : status_(view ? pyhold_frame_enter_view(&frame_, view.raw(), file, line)
+                     : view.status()) {}
+
+  // See pyhold_thread_ensure(): takes over the hold, and so cannot be refused
+  // for finalization. An empty ref gives its own status.
+  explicit ThreadStateGuard(InterpreterRef ref,
+                            const char* file = __builtin_FILE(),
+                            int line = __builtin_LINE()) noexcept
+      PYHOLD_ATTACHES : status_(ref.status()) {
+    if (ref) {
+      status_ =
+          pyhold_frame_enter(&frame_, std::move(ref).IntoRaw(), file, line);
+    }
+  }
+
+  ThreadStateGuard(const ThreadStateGuard&) = delete;
+  ThreadStateGuard& operator=(const ThreadStateGuard&) = delete;
+
+  ~ThreadStateGuard() PYHOLD_TSA_(release_capability()) {
+    if (status_ == PYHOLD_OK) pyhold_frame_leave(&frame_);
+  }
+
+  explicit operator bool() const noexcept { return status_ == PYHOLD_OK; }
+  pyhold_status status() const noexcept { return status_; }
+
+ private:
+  pyhold_frame frame_;
+  pyhold_status status_;
+};
+
+}  // namespace pyhold
+
+#endif  // PYHOLD_THREAD_STATE_GUARD_H_

@@ -1,0 +1,208 @@
+#include "fake_port.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "gate.h"
+#include "port.h"
+#include "registry.h"
+
+struct _is {
+  int64_t id;
+  bool is_main;
+  struct _ts *first; /* of the thread that began it */
+  _Atomic(void *) cookie;
+  atomic_int gates; /* callbacks registered with atexit */
+  atomic_int states;
+  atomic_bool ended;
+};
+
+struct _ts {
+  struct _is *interp;
+  atomic_bool attached;
+  struct _ts *before; /* what fake_interp_begin() set aside */
+};
+
+static _Thread_local struct _ts *current;
+static _Thread_local struct _ts *gilstate;
+static _Thread_local bool no_memory, too_late;
+static atomic_int_least64_t next_id;
+static _Atomic(struct _is *) main_interp;
+static atomic_bool has_guards, interrupted;
+static atomic_int open_guards;
+static void (*_Atomic on_delete)(void *);
+static void *_Atomic on_delete_arg;
+
+static void broken(const char *rule) {
+  fprintf(stderr, "fake_port: %s\n", rule);
+  abort();
+}
+
+/* --- The port --- */
+
+port_state *ph_port_current(port_state **maybe) {
+  *maybe = NULL;
+  return current;
+}
+bool ph_port_maybe_is_plausible(port_state *maybe) { return maybe != NULL; }
+port_state *ph_port_gilstate(void) { return gilstate; }
+bool ph_port_attach_rebinds_gilstate(void) { return true; }
+port_interp *ph_port_state_interp(port_state *state) { return state->interp; }
+
+port_state *ph_port_state_new(port_interp *interp) {
+  if (atomic_load(&interp->ended)) broken("a state for an ended interpreter");
+  if (no_memory) return NULL;
+  port_state *state = calloc(1, sizeof *state);
+  state->interp = interp;
+  atomic_fetch_add(&interp->states, 1);
+  if (gilstate == NULL) gilstate = state;
+  return state;
+}
+
+void ph_port_attach(port_state *state) {
+  if (current != NULL) broken("attach while attached");
+  if (atomic_load(&state->interp->ended)) broken("attach after the end");
+  if (atomic_exchange(&state->attached, true)) broken("attached twice");
+  current = gilstate = state;
+}
+
+void ph_port_detach(port_state *state) {
+  if (current != state) broken("detach of what is not attached");
+  atomic_store(&state->attached, false);
+  current = NULL;
+}
+
+void ph_port_state_delete_attached(port_state *state) {
+  if (current != state) broken("delete of what is not attached");
+  void (*fn)(void *) = atomic_load(&on_delete);
+  if (fn != NULL) fn(atomic_load(&on_delete_arg));
+  if (current != state) broken("a destructor changed what is attached");
+  current = NULL;
+  if (gilstate == state) gilstate = NULL;
+  atomic_fetch_sub(&state->interp->states, 1);
+  free(state);
+}
+
+int64_t ph_port_interp_id(port_interp *interp) { return interp->id; }
+bool ph_port_interp_is_main(port_interp *interp) { return interp->is_main; }
+
+void *ph_port_cookie(port_interp *interp) {
+  return atomic_load(&interp->cookie);
+}
+
+void *ph_port_cookie_set(port_interp *interp, void *cookie) {
+  if (no_memory) return NULL;
+  void *none = NULL;
+  return atomic_compare_exchange_strong(&interp->cookie, &none, cookie) ? cookie
+                                                                        : none;
+}
+
+pyhold_status ph_port_register_gate(void *cookie) {
+  struct record *record = cookie;
+  if (no_memory) return PYHOLD_ENOMEM;
+  if (too_late) return PYHOLD_EFINALIZING;
+  atomic_fetch_add(&record->interp->gates, 1);
+  return PYHOLD_OK;
+}
+
+bool ph_port_adopt_main(void) {
+  struct _is *interp = atomic_load(&main_interp);
+  if (interp == NULL) return false;
+  struct _ts *before = current;
+  if (before != NULL) ph_port_detach(before);
+  struct _ts *state = ph_port_state_new(interp);
+  ph_port_attach(state);
+  ph_registry_adopt_main(interp);
+  ph_port_state_delete_attached(state);
+  if (before != NULL) ph_port_attach(before);
+  return true;
+}
+
+bool ph_port_interrupted(void) { return atomic_exchange(&interrupted, false); }
+
+void *ph_port_guard_take(void) {
+  if (!atomic_load(&has_guards)) return NULL;
+  atomic_fetch_add(&open_guards, 1);
+  return &open_guards;
+}
+
+void ph_port_guard_close(void *guard) {
+  (void)guard;
+  atomic_fetch_sub(&open_guards, 1);
+}
+
+/* --- For tests --- */
+
+static void attach_new(struct _is *interp) {
+  struct _ts *before = current;
+  if (before != NULL) ph_port_detach(before);
+  struct _ts *state = ph_port_state_new(interp);
+  state->before = before;
+  ph_port_attach(state);
+}
+
+static void detach_new(void) {
+  struct _ts *before = current->before;
+  ph_port_state_delete_attached(current);
+  if (before != NULL) ph_port_attach(before);
+}
+
+struct _is *fake_interp_begin(bool is_main) {
+  struct _is *interp = calloc(1, sizeof *interp);
+  interp->is_main = is_main;
+  if (is_main) {
+    atomic_store(&next_id, 1);
+    atomic_store(&main_interp, interp);
+  } else {
+    interp->id = atomic_fetch_add(&next_id, 1);
+  }
+  attach_new(interp);
+  interp->first = current;
+  return interp;
+}
+
+void fake_interp_end(struct _is *interp) {
+  if (current != interp->first) broken("ended by another thread");
+  void *cookie = atomic_load(&interp->cookie);
+  for (int n = atomic_load(&interp->gates); n > 0; --n)
+    ph_registry_finalize(cookie);
+  while (atomic_load(&open_guards) > 0) /* as 3.15 waits */
+    ;
+  atomic_store(&interp->ended, true);
+  if (cookie != NULL) ph_registry_interp_gone(cookie);
+  if (interp->is_main) atomic_store(&main_interp, NULL);
+  struct _ts *before = current->before;
+  free(current);
+  current = NULL;
+  gilstate = NULL;
+  if (before != NULL) ph_port_attach(before);
+  /* `interp` is leaked, so that what comes late can be caught. */
+}
+
+int64_t fake_interp_id(struct _is *interp) { return interp->id; }
+
+void fake_thread_attach(struct _is *interp) { attach_new(interp); }
+void fake_thread_detach(void) { detach_new(); }
+
+struct _ts *fake_save(void) {
+  struct _ts *state = current;
+  ph_port_detach(state);
+  return state;
+}
+void fake_restore(struct _ts *state) { ph_port_attach(state); }
+
+struct _ts *fake_current(void) { return current; }
+int fake_state_count(struct _is *interp) {
+  return atomic_load(&interp->states);
+}
+
+void fake_set_no_memory(bool on) { no_memory = on; }
+void fake_set_too_late(bool on) { too_late = on; }
+void fake_set_guards(bool on) { atomic_store(&has_guards, on); }
+void fake_interrupt(void) { atomic_store(&interrupted, true); }
+void fake_on_delete(void (*fn)(void *), void *arg) {
+  atomic_store(&on_delete_arg, arg);
+  atomic_store(&on_delete, fn);
+}
+int fake_open_guards(void) { return atomic_load(&open_guards); }

@@ -25,7 +25,7 @@ struct ended_ids {
 /* All under the lock. */
 static struct record *records;
 static struct ended_ids *ended;
-static bool runtime_closing; /* the main interpreter's gate is closed */
+static bool runtime_closing; /* from the main one's close until it is gone */
 static pyhold_wait_policy policy;
 
 /* --- Records --- */
@@ -126,9 +126,7 @@ static struct record *adopt_new(port_interp *interp, pyhold_status *status) {
     return NULL;
   }
   ph_lock();
-  if (r->is_main) {
-    runtime_closing = false; /* no cookie: so this is a new runtime */
-  } else if (runtime_closing) {
+  if (runtime_closing) {
     ph_unlock();
     free(r->ended);
     free(r);
@@ -530,6 +528,7 @@ void ph_registry_interp_gone(void *cookie) {
   ph_lock();
   /* Closed already, unless someone took the gate out of atexit. */
   ph_gate_close(&r->gate);
+  if (r->is_main) runtime_closing = false;
   bool unref = kill_record(r);
   ph_unlock();
   if (unref) ph_record_unref(r);

@@ -29,16 +29,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__GNUC__)
-#define PYHOLD_NODISCARD __attribute__((warn_unused_result))
-#else
-#define PYHOLD_NODISCARD
-#endif
-
 /* Each module that links pyhold has a copy of its own; hidden symbols keep the
  * copies of one process apart. */
 #if defined(__GNUC__)
-#pragma GCC visibility push(hidden)
+#define PYHOLD_API __attribute__((visibility("hidden")))
+#define PYHOLD_NODISCARD __attribute__((warn_unused_result))
+#else
+#define PYHOLD_API
+#define PYHOLD_NODISCARD
 #endif
 
 #ifdef __cplusplus
@@ -67,10 +65,10 @@ typedef enum pyhold_status {
 
 /* "PYHOLD_OK", ...; "PYHOLD_UNKNOWN" for a number that is none of them.
  * Attached: not needed.   Threads: any.   Signals: async-signal-safe. */
-const char *pyhold_status_name(pyhold_status status);
+PYHOLD_API const char *pyhold_status_name(pyhold_status status);
 
 /* One sentence for people, without a full stop. As pyhold_status_name(). */
-const char *pyhold_status_message(pyhold_status status);
+PYHOLD_API const char *pyhold_status_message(pyhold_status status);
 
 /* ------------------------------------------------------------------------
  * Holds
@@ -97,7 +95,7 @@ typedef struct pyhold_interp pyhold_interp;
  * Blocks:    the first call for an interpreter runs Python code.
  * Spec:      PEP 788 (draft), PyInterpreterState_Hold.
  * Differs:   the draft makes failure fatal; here it is a status. */
-PYHOLD_NODISCARD pyhold_status pyhold_interp_hold(pyhold_interp **out);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_interp_hold(pyhold_interp **out);
 
 /* Take a hold on the interpreter numbered `id`.
  *
@@ -113,13 +111,13 @@ PYHOLD_NODISCARD pyhold_status pyhold_interp_hold(pyhold_interp **out);
  * Differs:   the draft returns NULL for every failure. CPython numbers its
  *            interpreters anew after Py_Initialize: an id then means the new
  *            interpreter as soon as that has a hold or a view. */
-PYHOLD_NODISCARD pyhold_status pyhold_interp_lookup(int64_t id,
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_interp_lookup(int64_t id,
                                                     pyhold_interp **out);
 
 /* Another hold on the interpreter of `hold`, which stays yours. Cannot fail:
  * it succeeds after the gate has closed too, since `hold` keeps it waiting.
  * Attached: not needed.   Threads: any.   Blocks: never. */
-PYHOLD_NODISCARD pyhold_interp *pyhold_interp_dup(pyhold_interp *hold);
+PYHOLD_API PYHOLD_NODISCARD pyhold_interp *pyhold_interp_dup(pyhold_interp *hold);
 
 /* Give back a hold. NULL does nothing.
  *
@@ -127,15 +125,15 @@ PYHOLD_NODISCARD pyhold_interp *pyhold_interp_dup(pyhold_interp *hold);
  * Aborts:    at a second release, unless another hold hides it.
  * Threads:   any.   Blocks: never.
  * Spec:      PEP 788 (draft), PyInterpreterState_Release. */
-void pyhold_interp_release(pyhold_interp *hold);
+PYHOLD_API void pyhold_interp_release(pyhold_interp *hold);
 
 /* The interpreter's number, as PyInterpreterState_GetID() gives it.
  * Attached: not needed.   Threads: any.   Blocks: never. */
-int64_t pyhold_interp_id(const pyhold_interp *hold);
+PYHOLD_API int64_t pyhold_interp_id(const pyhold_interp *hold);
 
 /* The interpreter itself: valid while `hold` exists.
  * Attached: not needed.   Threads: any.   Blocks: never. */
-struct _is *pyhold_interp_state(const pyhold_interp *hold);
+PYHOLD_API struct _is *pyhold_interp_state(const pyhold_interp *hold);
 
 /* ------------------------------------------------------------------------
  * Views
@@ -163,7 +161,7 @@ typedef struct pyhold_view pyhold_view;
  * Threads:   any.
  * Blocks:    the first call for an interpreter runs Python code.
  * Spec:      PEP 788, PyInterpreterView_FromCurrent. */
-PYHOLD_NODISCARD pyhold_status pyhold_view_current(pyhold_view **out);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_current(pyhold_view **out);
 
 /* Make a view of the main interpreter.
  *
@@ -175,19 +173,19 @@ PYHOLD_NODISCARD pyhold_status pyhold_view_current(pyhold_view **out);
  * Owns, Forgotten, Threads, Blocks: as pyhold_view_current().
  * Spec:      PEP 788, PyInterpreterView_FromMain.
  * Differs:   FromMain needs no one to have come before. */
-PYHOLD_NODISCARD pyhold_status pyhold_view_main(pyhold_view **out);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_main(pyhold_view **out);
 
 /* Another reference to the same view. Cannot fail.
  * Attached: not needed.   Threads: any.   Blocks: never. */
-PYHOLD_NODISCARD pyhold_view *pyhold_view_dup(pyhold_view *view);
+PYHOLD_API PYHOLD_NODISCARD pyhold_view *pyhold_view_dup(pyhold_view *view);
 
 /* Give back a view. NULL does nothing; so does the end of its interpreter.
  * Attached: not needed.   Threads: any.   Blocks: never. */
-void pyhold_view_free(pyhold_view *view);
+PYHOLD_API void pyhold_view_free(pyhold_view *view);
 
 /* The number of the view's interpreter, dead or alive.
  * Attached: not needed.   Threads: any.   Blocks: never. */
-int64_t pyhold_view_id(const pyhold_view *view);
+PYHOLD_API int64_t pyhold_view_id(const pyhold_view *view);
 
 /* Take a hold on the view's interpreter.
  *
@@ -197,7 +195,7 @@ int64_t pyhold_view_id(const pyhold_view *view);
  * Owns:      as pyhold_interp_hold().
  * Threads:   any.   Blocks: never.
  * Spec:      PEP 788, PyInterpreterGuard_FromView. */
-PYHOLD_NODISCARD pyhold_status pyhold_view_hold(pyhold_view *view,
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_hold(pyhold_view *view,
                                                 pyhold_interp **out);
 
 /* ------------------------------------------------------------------------
@@ -221,7 +219,7 @@ PYHOLD_NODISCARD pyhold_status pyhold_view_hold(pyhold_view *view,
  * Blocks:    until the GIL is free, unless it nests.
  * Signals:   not async-signal-safe.
  * Spec:      PEP 788 (draft), PyThreadState_Ensure. */
-PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure(pyhold_interp *hold);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure(pyhold_interp *hold);
 
 /* The same for the interpreter of a view: the fast path, no hold is made.
  *
@@ -231,7 +229,7 @@ PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure(pyhold_interp *hold);
  * Owns:      borrows `view` for the call only.
  * Attached, Forgotten, Threads, Blocks, Signals: as pyhold_thread_ensure().
  * Spec:      PEP 788, PyThreadState_EnsureFromView. */
-PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure_view(pyhold_view *view);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure_view(pyhold_view *view);
 
 /* Undo the newest ensure of the calling thread that is still in force: what
  * was attached before it is attached again.
@@ -243,7 +241,7 @@ PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure_view(pyhold_view *view);
  *            Deleting a thread state runs Python destructors, which may call
  *            pyhold again.
  * Spec:      PEP 788 (draft), PyThreadState_Release. */
-void pyhold_thread_release(void);
+PYHOLD_API void pyhold_thread_release(void);
 
 /* With true: the newest ensure of this thread no longer keeps its interpreter
  * from finalizing (as a daemon thread does not). With false: it does again.
@@ -259,7 +257,7 @@ void pyhold_thread_release(void);
  *            is treated by CPython as it treats its own daemon threads: it
  *            hangs (3.14), or is ended (before), when it next needs the GIL.
  * Spec:      PEP 788 (draft), PyThreadState_SetDaemon. */
-PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
 
 /* ------------------------------------------------------------------------
  * Frames: ensure and release for guards
@@ -283,10 +281,10 @@ typedef struct pyhold_frame {
 /* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by
  * pyhold_frame_leave(). `file` (a string that outlives the frame, or NULL) and
  * `line` say where, in the report of who holds an interpreter. */
-PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(pyhold_frame *frame,
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(pyhold_frame *frame,
                                                   pyhold_interp *hold,
                                                   const char *file, int line);
-PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(pyhold_frame *frame,
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(pyhold_frame *frame,
                                                        pyhold_view *view,
                                                        const char *file,
                                                        int line);
@@ -303,12 +301,12 @@ PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(pyhold_frame *frame,
  * Spec:      CPython C API, Py_BEGIN_ALLOW_THREADS.
  * Differs:   that one hangs or ends the thread if the interpreter finalizes
  *            meanwhile. */
-PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(pyhold_frame *frame,
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(pyhold_frame *frame,
                                                    const char *file, int line);
 
 /* Undo a frame that was entered with OK. As pyhold_thread_release().
  * Aborts:    when `frame` is not this thread's newest. */
-void pyhold_frame_leave(pyhold_frame *frame);
+PYHOLD_API void pyhold_frame_leave(pyhold_frame *frame);
 
 /* ------------------------------------------------------------------------
  * Waiting at the gate
@@ -353,14 +351,10 @@ typedef struct pyhold_wait_policy {
 /* Set the policy of this process for waits that start from now on. NULL sets
  * the default.
  * Attached: not needed.   Threads: any.   Blocks: never. */
-void pyhold_set_wait_policy(const pyhold_wait_policy *policy);
+PYHOLD_API void pyhold_set_wait_policy(const pyhold_wait_policy *policy);
 
 #ifdef __cplusplus
 } /* extern "C" */
-#endif
-
-#if defined(__GNUC__)
-#pragma GCC visibility pop
 #endif
 
 #endif /* PYHOLD_CORE_H_ */

@@ -1,0 +1,71 @@
+#include "tests/support/python.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+void StartPython(bool with_signal_handlers) {
+  PyConfig config;
+  PyConfig_InitPythonConfig(&config);
+  config.install_signal_handlers = with_signal_handlers;
+  if (const char* path = getenv("PYTHON_BIN_PATH"))
+    PyConfig_SetBytesString(&config, &config.program_name, path);
+  PyStatus status = Py_InitializeFromConfig(&config);
+  if (PyStatus_Exception(status)) Py_ExitStatusException(status);
+  PyConfig_Clear(&config);
+}
+
+SubInterpreter::SubInterpreter(Gil gil) : before_(PyThreadState_Get()) {
+#if PY_VERSION_HEX >= 0x030C0000
+  PyInterpreterConfig config{};
+  config.allow_threads = 1;
+  config.check_multi_interp_extensions = gil == kOwn;
+  config.use_main_obmalloc = gil == kShared;
+  config.allow_fork = gil == kShared;
+  config.allow_exec = gil == kShared;
+  config.allow_daemon_threads = gil == kShared;
+  config.gil = gil == kOwn ? PyInterpreterConfig_OWN_GIL
+                           : PyInterpreterConfig_SHARED_GIL;
+  PyStatus status = Py_NewInterpreterFromConfig(&state_, &config);
+  if (PyStatus_Exception(status)) Py_ExitStatusException(status);
+#else
+  (void)gil;
+  state_ = Py_NewInterpreter();
+  if (state_ == nullptr) abort();
+#endif
+}
+
+void SubInterpreter::End() {
+  Py_EndInterpreter(state_);
+#if PY_VERSION_HEX >= 0x030C0000
+  PyEval_RestoreThread(before_);
+#else
+  PyThreadState_Swap(before_);  // it kept the one GIL
+#endif
+}
+
+PyThreadState* Attached() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return PyThreadState_GetUnchecked();
+#else
+  return _PyThreadState_UncheckedGet();
+#endif
+}
+
+void Exec(const char* code) {
+  if (PyRun_SimpleString(code) != 0) {
+    fprintf(stderr, "Python code failed: %s\n", code);
+    abort();
+  }
+}
+
+long Eval(const char* expression) {
+  PyObject* dict = PyModule_GetDict(PyImport_AddModule("__main__"));
+  PyObject* value = PyRun_String(expression, Py_eval_input, dict, dict);
+  if (value == nullptr) {
+    PyErr_Print();
+    abort();
+  }
+  long result = PyLong_AsLong(value);
+  Py_DECREF(value);
+  return result;
+}

@@ -21,7 +21,7 @@
 namespace {
 
 int wire[2];  // a pipe, from which nothing ever comes
-std::promise<void> listens;
+std::promise<void>& listens = *new std::promise<void>;  // outlives main()
 
 void Listen(const pyhold::InterpreterView& view) {
   pyhold::ThreadStateGuard guard(view);

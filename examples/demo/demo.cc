@@ -710,6 +710,9 @@ int Demo(const std::string& given_zip) {
   std::printf(
       "\nlost: asked for, and no answer ever came. A file that no thread was "
       "left to\nask for is not counted.\n");
+  if (gilstate.board->raised > 0)
+    std::printf("With PyGILState_Ensure Python raised first: %s\n",
+                gilstate.board->Message().c_str());
   std::string line;
   std::ifstream log(folder.log());
   while (line.empty() && std::getline(log, line)) continue;

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -475,7 +476,12 @@ static bool hand_over(const struct ending *ending) {
   if (e->guard != NULL && pthread_attr_init(&attr) == 0) {
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     ph_record_ref(e->record);
+    /* Signals are for the application's threads: it starts with none. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     started = pthread_create(&thread, &attr, wait_with_guard, e) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (!started) ph_record_unref(e->record);
     pthread_attr_destroy(&attr);
   }

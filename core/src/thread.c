@@ -17,6 +17,7 @@ enum {
   RESTORE_TOOK = 8,      /* it protects restore_slot's interpreter */
   RESTORE_DETACHED = 16, /* `restore` was detached, and will be again */
   OWNED = 32,            /* by pyhold_thread_ensure() */
+  FINALIZER = 64,        /* entered while this thread ran atexit callbacks */
 };
 
 struct thread {
@@ -337,7 +338,8 @@ pyhold_status pyhold_frame_detach(pyhold_frame *frame, const char *file,
                           .restore = attached,
                           .file = file,
                           .line = line,
-                          .flags = DETACHED | (took ? TOOK : 0)};
+                          .flags = DETACHED | (took ? TOOK : 0) |
+                                   (finalizes_it ? FINALIZER : 0)};
   ph_port_detach(attached);
   push(t, frame);
   return PYHOLD_OK;
@@ -362,8 +364,10 @@ static void leave(struct thread *t, pyhold_frame *frame) {
   if (frame->restore != NULL) {
     struct pyhold_slot *slot = (frame->flags & DETACHED) ? frame->slot
                                                          : frame->restore_slot;
-    /* Dead: as above; there is nothing to come back to. */
-    if (slot == NULL || !is_dead(slot->record)) {
+    /* Dead: as above, there is nothing to come back to; unless it was so before
+     * and its callbacks run, which this thread must finish. */
+    if (slot == NULL || !is_dead(slot->record) ||
+        (frame->flags & FINALIZER)) {
       ph_port_attach(frame->restore);
       if (frame->flags & RESTORE_DETACHED) ph_port_detach(frame->restore);
     }

@@ -1,0 +1,605 @@
+// Finalization of real interpreters, each in a child process.
+#include "tests/support/python.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <fstream>
+#include <future>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "pyhold/pyhold.h"
+#include "tests/support/child.h"
+
+namespace {
+
+using pyhold::InterpreterRef;
+using pyhold::InterpreterView;
+using pyhold::ThreadStateDetachGuard;
+using pyhold::ThreadStateGuard;
+using testing::HasSubstr;
+
+// Returns when the gate of interpreter `id` has closed.
+void AwaitClose(std::int64_t id) {
+  while (InterpreterRef::Lookup(id)) std::this_thread::yield();
+}
+
+// Enough Python for CPython to switch threads several times.
+void CallPythonForAWhile() {
+  REQUIRE(Eval("sum(i for i in range(300000)) > 0") == 1);
+}
+
+// --- What delays finalization, and what does not ---
+
+enum Way { kGuard, kCApi, kHold, kDetached, kNotDaemonAgain, kWays };
+const char* const kWayNames[] = {"Guard", "CApi", "Hold", "Detached",
+                                 "NotDaemonAgain"};
+
+// Holds `view` in one way, calls `inside` while it does, attached.
+template <typename F>
+void HoldIn(Way way, const InterpreterView& view, F inside) {
+  switch (way) {
+    case kGuard: {
+      ThreadStateGuard guard(view);
+      REQUIRE(guard);
+      inside();
+      return;
+    }
+    case kCApi: {
+      REQUIRE(pyhold_thread_ensure_view(view.raw()) == PYHOLD_OK);
+      inside();
+      pyhold_thread_release();
+      return;
+    }
+    case kHold: {
+      InterpreterRef ref = view.Hold();
+      REQUIRE(ref);
+      ThreadStateGuard guard(ref);  // a copy
+      REQUIRE(guard);
+      inside();
+      return;
+    }
+    case kDetached: {
+      ThreadStateGuard guard(view);
+      REQUIRE(guard);
+      REQUIRE(pyhold_thread_set_daemon(true) == PYHOLD_OK);
+      {
+        ThreadStateDetachGuard detached;  // protects by itself
+        REQUIRE(detached);
+        ThreadStateGuard again(view);
+        REQUIRE(again);
+        inside();
+      }
+      REQUIRE(pyhold_thread_set_daemon(true) == PYHOLD_OK);
+      return;
+    }
+    case kNotDaemonAgain: {
+      ThreadStateGuard guard(view);
+      REQUIRE(guard);
+      REQUIRE(pyhold_thread_set_daemon(true) == PYHOLD_OK);
+      REQUIRE(pyhold_thread_set_daemon(false) == PYHOLD_OK);
+      inside();
+      return;
+    }
+    case kWays:
+      break;
+  }
+}
+
+SCENARIO(FinalizeWaitsFor) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  std::atomic<bool> finalized{false};
+  std::promise<void> inside;
+  std::thread holder([&] {
+    HoldIn(static_cast<Way>(argument), view, [&] {
+      inside.set_value();
+      {
+        ThreadStateDetachGuard detached;
+        AwaitClose(0);
+      }
+      CallPythonForAWhile();
+      REQUIRE(!finalized);
+    });
+    REQUIRE(ThreadStateGuard(view).status() == PYHOLD_EFINALIZING);
+  });
+  PyThreadState* saved = PyEval_SaveThread();
+  inside.get_future().wait();
+  PyEval_RestoreThread(saved);
+  REQUIRE(Py_FinalizeEx() == 0);
+  finalized = true;
+  holder.join();
+  return 0;
+}
+
+SCENARIO(EndInterpreterWaitsFor) {
+  StartPython();
+  InterpreterView main_view = InterpreterView::Current();
+  SubInterpreter sub(argument / kWays == 0 ? SubInterpreter::kShared
+                                           : SubInterpreter::kOwn);
+  InterpreterView view = InterpreterView::Current();
+  std::atomic<bool> ended{false};
+  std::promise<void> inside;
+  std::thread holder([&] {
+    HoldIn(static_cast<Way>(argument % kWays), view, [&] {
+      inside.set_value();
+      {
+        ThreadStateDetachGuard detached;
+        AwaitClose(view.id());
+      }
+      CallPythonForAWhile();
+      REQUIRE(!ended);
+    });
+    REQUIRE(ThreadStateGuard(view).status() == PYHOLD_EFINALIZING);
+    REQUIRE(ThreadStateGuard(main_view));
+  });
+  PyThreadState* saved = PyEval_SaveThread();
+  inside.get_future().wait();
+  PyEval_RestoreThread(saved);
+  sub.End();
+  ended = true;
+  {
+    ThreadStateDetachGuard detached;
+    holder.join();
+  }
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+
+class WayTest : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(All, WayTest, testing::Range(0, int{kWays}),
+                         [](const auto& info) {
+                           return kWayNames[info.param];
+                         });
+
+TEST_P(WayTest, DelaysFinalizeEx) {
+  EXPECT_EQ(RunChild("FinalizeWaitsFor", GetParam()), Clean());
+}
+
+TEST_P(WayTest, DelaysEndInterpreter) {
+  EXPECT_EQ(RunChild("EndInterpreterWaitsFor", GetParam()), Clean());
+  if (SubInterpreter::kHasOwnGil) {
+    EXPECT_EQ(RunChild("EndInterpreterWaitsFor", kWays + GetParam()), Clean());
+  }
+}
+
+SCENARIO(ViewsDoNotDelay) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  InterpreterView copy = view;
+  SubInterpreter sub(SubInterpreter::kShared);
+  InterpreterView sub_view = InterpreterView::Current();
+  sub.End();
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(sub_view.Hold().status() == PYHOLD_EFINALIZING);
+  REQUIRE(view.Hold().status() == PYHOLD_EFINALIZING);
+  REQUIRE(copy.id() == 0);
+  return 0;
+}
+TEST(FinalizeTest, ViewsDoNotDelay) {
+  EXPECT_EQ(RunChild("ViewsDoNotDelay"), Clean());
+}
+
+SCENARIO(DaemonDoesNotDelay) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  std::promise<void> inside, over;
+  std::thread daemon([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    REQUIRE(pyhold_thread_set_daemon(true) == PYHOLD_OK);
+    PyThreadState* state = PyEval_SaveThread();
+    inside.set_value();
+    over.get_future().wait();
+    REQUIRE(pyhold_thread_set_daemon(false) == PYHOLD_EFINALIZING);
+    REQUIRE(ThreadStateGuard(view).status() == PYHOLD_EFINALIZING);
+    (void)state;  // it is gone: nothing to come back to
+  });
+  PyThreadState* saved = PyEval_SaveThread();
+  inside.get_future().wait();
+  PyEval_RestoreThread(saved);
+  REQUIRE(Py_FinalizeEx() == 0);
+  over.set_value();
+  daemon.join();
+  return 0;
+}
+TEST(FinalizeTest, DaemonDoesNotDelayAndItsGuardIsHarmlessAfterwards) {
+  EXPECT_EQ(RunChild("DaemonDoesNotDelay"), Clean());
+}
+
+// --- After the gate ---
+
+static InterpreterView* the_view;
+static int probes;
+
+// Called by an atexit callback that runs after the gate has closed, on the
+// thread that finalizes.
+PyObject* ProbeAfterGate(PyObject*, PyObject*) {
+  REQUIRE(the_view->Hold().status() == PYHOLD_EFINALIZING);
+  REQUIRE(InterpreterRef::Current().status() == PYHOLD_EFINALIZING);
+  REQUIRE(InterpreterRef::Lookup(0).status() == PYHOLD_EFINALIZING);
+  REQUIRE(InterpreterView::Current().Hold().status() == PYHOLD_EFINALIZING);
+  REQUIRE(ThreadStateGuard(*the_view).status() == PYHOLD_EFINALIZING);
+  std::thread([] {
+    REQUIRE(ThreadStateGuard(*the_view).status() == PYHOLD_EFINALIZING);
+  }).join();
+  {
+    ThreadStateDetachGuard detached;  // the finalizing thread may
+    REQUIRE(detached);
+  }
+  ++probes;
+  Py_RETURN_NONE;
+}
+PyMethodDef probe_after_gate = {"probe", ProbeAfterGate, METH_NOARGS, nullptr};
+
+void RegisterAtExit(PyMethodDef* method) {
+  PyObject* probe = PyCFunction_New(method, nullptr);
+  PyObject_SetAttrString(PyImport_AddModule("__main__"), "probe", probe);
+  Py_DECREF(probe);
+  Exec("import atexit; atexit.register(probe)");
+}
+
+SCENARIO(RefusedAfterTheGate) {
+  StartPython();
+  RegisterAtExit(&probe_after_gate);  // earlier, so it runs later
+  the_view = new InterpreterView(InterpreterView::Current());
+  SubInterpreter sub(SubInterpreter::kShared);
+  InterpreterView sub_view = InterpreterView::Current();
+  sub.End();
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(probes == 1);
+  REQUIRE(ThreadStateGuard(*the_view).status() == PYHOLD_EFINALIZING);
+  REQUIRE(InterpreterRef::Current().status() == PYHOLD_EDETACHED);
+  REQUIRE(InterpreterView::Current().status() == PYHOLD_EDETACHED);
+  REQUIRE(InterpreterView::Main().status() == PYHOLD_ENOINTERP);
+  delete the_view;
+  return 0;
+}
+TEST(FinalizeTest, RefusedAfterTheGateInCallbacksAndAfterwards) {
+  EXPECT_EQ(RunChild("RefusedAfterTheGate"), Clean());
+}
+
+// A first view that comes when the gate cannot be registered any more.
+PyObject* ProbeTooLate(PyObject*, PyObject*) {
+  REQUIRE(InterpreterView::Current().status() == PYHOLD_EFINALIZING);
+  REQUIRE(InterpreterRef::Current().status() == PYHOLD_EFINALIZING);
+  REQUIRE(!PyErr_Occurred());
+  ++probes;
+  Py_RETURN_NONE;
+}
+PyMethodDef probe_too_late = {"probe", ProbeTooLate, METH_NOARGS, nullptr};
+
+SCENARIO(FirstViewInAnAtexitCallback) {
+  StartPython();
+  Exec("import threading");
+  RegisterAtExit(&probe_too_late);
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(probes == 1);
+  return 0;
+}
+TEST(FinalizeTest, FirstViewInAnAtexitCallbackIsTooLate) {
+  EXPECT_EQ(RunChild("FirstViewInAnAtexitCallback"), Clean());
+}
+
+// --- The main interpreter ends them all ---
+
+// Only the subinterpreter was shown to pyhold, and it is never ended.
+SCENARIO(HoldOnASubinterpreterDelaysTheRuntime) {
+  StartPython();
+  PyThreadState* main_state = PyThreadState_Get();
+  SubInterpreter sub(argument == 0 ? SubInterpreter::kShared
+                                   : SubInterpreter::kOwn);
+  InterpreterView view = InterpreterView::Current();
+  REQUIRE(view);
+  std::atomic<bool> finalized{false};
+  std::promise<void> inside;
+  std::thread holder([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    inside.set_value();
+    {
+      ThreadStateDetachGuard detached;
+      AwaitClose(view.id());
+    }
+    CallPythonForAWhile();
+    REQUIRE(!finalized);
+    puts("holder done");
+  });
+  PyEval_SaveThread();
+  inside.get_future().wait();
+  PyEval_RestoreThread(main_state);
+  (void)Py_FinalizeEx();
+  finalized = true;
+  holder.join();
+  return 0;
+}
+TEST(FinalizeTest, HoldOnASubinterpreterDelaysTheRuntime) {
+  for (int own_gil = 0; own_gil <= SubInterpreter::kHasOwnGil; ++own_gil) {
+    ChildResult result =
+        RunChild("HoldOnASubinterpreterDelaysTheRuntime", own_gil);
+    EXPECT_THAT(result.output, HasSubstr("holder done"));
+    if (PY_VERSION_HEX >= 0x030D0000) {
+      EXPECT_EQ(result, Clean());
+    } else {  // CPython itself dies of interpreters left over, afterwards
+      EXPECT_FALSE(result.hung);
+      EXPECT_THAT(result.output, HasSubstr("remaining subinterpreters"));
+    }
+  }
+}
+
+SCENARIO(InitializeAgain) {
+  std::promise<InterpreterView> first, second;
+  std::promise<void> seen_first, seen_second;
+  std::thread survivor([&] {
+    InterpreterView view = first.get_future().get();
+    {
+      ThreadStateGuard guard(view);
+      REQUIRE(guard);
+      REQUIRE(Eval("6 * 7") == 42);
+    }
+    seen_first.set_value();
+    InterpreterView next = second.get_future().get();
+    REQUIRE(ThreadStateGuard(view).status() == PYHOLD_EFINALIZING);
+    {
+      ThreadStateGuard guard(next);
+      REQUIRE(guard);
+      REQUIRE(Eval("6 * 7") == 42);
+      REQUIRE(ThreadStateGuard(view).status() == PYHOLD_EFINALIZING);
+    }
+    seen_second.set_value();
+  });
+  for (auto* round : {&first, &second}) {
+    StartPython();
+    InterpreterView view = InterpreterView::Current();
+    REQUIRE(view);
+    REQUIRE(view.id() == 0);
+    PyThreadState* saved = PyEval_SaveThread();
+    round->set_value(view);
+    (round == &first ? seen_first : seen_second).get_future().wait();
+    PyEval_RestoreThread(saved);
+    REQUIRE(Py_FinalizeEx() == 0);
+    REQUIRE(view.Hold().status() == PYHOLD_EFINALIZING);
+    REQUIRE(InterpreterRef::Lookup(0).status() == PYHOLD_EFINALIZING);
+  }
+  survivor.join();
+  return 0;
+}
+TEST(FinalizeTest, ThreadOutlivesTheRuntimeAndUsesTheNextOne) {
+  EXPECT_EQ(RunChild("InitializeAgain"), Clean());
+}
+
+// --- Threads that cannot be waited for ---
+
+SCENARIO(FinalizeInsideOwnGuard) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    REQUIRE(Py_FinalizeEx() == 0);
+    REQUIRE(ThreadStateGuard(view).status() == PYHOLD_EFINALIZING);
+  }
+  StartPython();  // nothing is left behind
+  REQUIRE(InterpreterView::Current().Hold());
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(FinalizeTest, InsideOnesOwnGuardItDoesNotWaitForItself) {
+  EXPECT_EQ(RunChild("FinalizeInsideOwnGuard"), Clean());
+}
+
+SCENARIO(EndInterpreterInsideOwnGuard) {
+  StartPython();
+  PyThreadState* main_state = PyThreadState_Get();
+  SubInterpreter sub(SubInterpreter::kShared);
+  InterpreterView view = InterpreterView::Current();
+  {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    sub.End();
+    REQUIRE(ThreadStateGuard(view).status() == PYHOLD_EFINALIZING);
+  }
+  REQUIRE(Attached() == main_state);
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(FinalizeTest, SubinterpreterInsideOnesOwnGuardToo) {
+  EXPECT_EQ(RunChild("EndInterpreterInsideOwnGuard"), Clean());
+}
+
+SCENARIO(LimitIsReached) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  pyhold_wait_policy policy{};
+  policy.give_up_after_ms = 50;
+  pyhold_set_wait_policy(&policy);
+  std::promise<void> inside, over;
+  std::thread holder([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    PyThreadState* state = PyEval_SaveThread();
+    inside.set_value();
+    over.get_future().wait();
+    REQUIRE(ThreadStateGuard(view).status() == PYHOLD_EFINALIZING);
+    (void)state;
+  });
+  InterpreterRef ref = view.Hold();
+  PyThreadState* saved = PyEval_SaveThread();
+  inside.get_future().wait();
+  PyEval_RestoreThread(saved);
+  REQUIRE(Py_FinalizeEx() == 0);
+  over.set_value();
+  holder.join();
+  ref = InterpreterRef();
+  return 0;
+}
+TEST(FinalizeTest, LimitEndsTheWaitWithAReport) {
+  ChildResult result = RunChild("LimitIsReached");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("waits no longer"));
+  EXPECT_THAT(result.output, HasSubstr("1 hold(s) that belong to no thread"));
+}
+
+// 3.15 waits after its last callback, and an earlier Ctrl-C would be taken as
+// meant for the callbacks; before, the gate is itself the callback that waits.
+static std::atomic<bool> it_waits{false};
+PyObject* LastCallback(PyObject*, PyObject*) {
+  it_waits = true;
+  Py_RETURN_NONE;
+}
+PyMethodDef last_callback = {"probe", LastCallback, METH_NOARGS, nullptr};
+
+bool MainThreadSleeps() {
+  std::ifstream stat("/proc/self/task/" + std::to_string(getpid()) + "/stat");
+  std::string pid, name;
+  char state = '?';
+  stat >> pid >> name >> state;
+  return state == 'S';
+}
+
+SCENARIO(CtrlC) {
+  StartPython(/*with_signal_handlers=*/true);
+  RegisterAtExit(&last_callback);
+  InterpreterView view = InterpreterView::Current();
+  InterpreterRef forgotten = view.Hold();
+  std::thread user([] {
+    AwaitClose(0);
+    if (PY_VERSION_HEX >= 0x030F0000) {
+      while (!it_waits || !MainThreadSleeps()) std::this_thread::yield();
+    }
+    kill(getpid(), SIGINT);
+  });
+  (void)Py_FinalizeEx();
+  user.join();
+  REQUIRE(view.Hold().status() == PYHOLD_EFINALIZING);
+  return 0;
+}
+TEST(FinalizeTest, CtrlCEndsTheWait) {
+  ChildResult result = RunChild("CtrlC");
+  if (PY_VERSION_HEX < 0x030F0000) {
+    EXPECT_EQ(result, Clean());
+  } else {  // 3.15.0 ends the process there and then, with exit status 1
+    EXPECT_EQ(result.exit_code, 1) << result;
+  }
+  EXPECT_THAT(result.output, HasSubstr("KeyboardInterrupt"));
+}
+
+// --- The report ---
+
+// The holder lets go when it has read the report, which goes to a pipe here.
+SCENARIO(Report) {
+  setenv("PYHOLD_WARN_AFTER_MS", "30", 1);
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  int fds[2], terminal = dup(2);
+  REQUIRE(pipe(fds) == 0);
+  dup2(fds[1], 2);
+  std::promise<void> inside;
+  std::thread holder([&] {
+    pthread_setname_np(pthread_self(), "io-worker-7");
+    printf("native id %d\n", gettid());
+    printf("line %d\n", __LINE__ + 1);
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    ThreadStateGuard nested(view);
+    inside.set_value();
+    ThreadStateDetachGuard detached;
+    std::string report;
+    char c;
+    while (read(fds[0], &c, 1) == 1) {
+      report += c;
+      if (c == '\n' && report.find("since") != std::string::npos) break;
+    }
+    fputs(report.c_str(), stdout);
+  });
+  PyThreadState* saved = PyEval_SaveThread();
+  inside.get_future().wait();
+  PyEval_RestoreThread(saved);
+  REQUIRE(Py_FinalizeEx() == 0);
+  holder.join();
+  dup2(terminal, 2);
+  return 0;
+}
+TEST(FinalizeTest, ReportNamesTheThreadAndTheLine) {
+  ChildResult result = RunChild("Report");
+  EXPECT_EQ(result, Clean());
+  int native_id = 0, line = 0;
+  ASSERT_EQ(sscanf(result.output.c_str(), "native id %d\nline %d", &native_id,
+                   &line),
+            2)
+      << result.output;
+  EXPECT_THAT(result.output, HasSubstr("interpreter 0 has waited"));
+  EXPECT_THAT(result.output,
+              HasSubstr("thread " + std::to_string(native_id) +
+                        " \"io-worker-7\" for "));
+  EXPECT_THAT(result.output,
+              HasSubstr("finalize_test.cc:" + std::to_string(line) + "\n"));
+}
+
+// --- Under load ---
+
+// Threads that call without a pause. 3.15's own guards never end this.
+SCENARIO(BusyThreads) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  PyThreadState* saved = PyEval_SaveThread();
+  std::atomic<bool> finalized{false};
+  std::atomic<int> busy{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&] {
+      for (int calls = 0;; ++calls) {
+        ThreadStateGuard guard(view);
+        if (!guard) break;
+        REQUIRE(!finalized);
+        REQUIRE(Eval("sum([1, 2, 3])") == 6);
+        if (calls == 10) ++busy;
+      }
+      // Refused for good: also when asked without a pause.
+      while (!finalized) REQUIRE(!ThreadStateGuard(view));
+    });
+  }
+  while (busy < 8) std::this_thread::yield();
+  PyEval_RestoreThread(saved);
+  REQUIRE(Py_FinalizeEx() == 0);
+  finalized = true;
+  for (auto& thread : threads) thread.join();
+  return 0;
+}
+TEST(FinalizeTest, BusyThreadsDoNotStarveIt) {
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(RunChild("BusyThreads"), Clean());
+}
+
+// --- 3.15: the other callbacks run while it waits ---
+
+#if PY_VERSION_HEX >= 0x030F0000
+static InterpreterRef* held_until_callback;
+PyObject* LetGo(PyObject*, PyObject*) {
+  REQUIRE(*held_until_callback);
+  *held_until_callback = InterpreterRef();
+  ++probes;
+  Py_RETURN_NONE;
+}
+PyMethodDef let_go = {"probe", LetGo, METH_NOARGS, nullptr};
+
+SCENARIO(CallbacksRunWhileItWaits) {
+  StartPython();
+  RegisterAtExit(&let_go);  // earlier than the gate, so it runs later
+  InterpreterView view = InterpreterView::Current();
+  held_until_callback = new InterpreterRef(view.Hold());
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(probes == 1);
+  return 0;
+}
+TEST(FinalizeTest, OtherCallbacksRunWhileItWaits) {
+  EXPECT_EQ(RunChild("CallbacksRunWhileItWaits"), Clean());
+}
+#endif
+
+}  // namespace

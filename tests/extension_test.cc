@@ -1,0 +1,152 @@
+// An extension module imported by plain python3, whose native threads still
+// call Python when the script ends: see extension/probe.cc.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>  // for the version only
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/child.h"
+
+namespace {
+
+using testing::HasSubstr;
+
+ChildResult RunScript(const std::string& script) {
+  return RunProgram([&] {
+    setenv("PYTHONPATH", "tests/extension", 1);
+    const char* python = getenv("PYTHON_BIN_PATH");
+    if (python == nullptr) python = "python3";
+    execlp(python, python, "-c", script.c_str(), static_cast<char*>(nullptr));
+  });
+}
+
+const char kEightRefused[] = ": 8 threads, 8 refused, 0 failed, some calls";
+
+TEST(ExtensionTest, ThreadsAreRefusedWhenTheScriptEnds) {
+  ChildResult result = RunScript(R"(
+import probe_one
+probe_one.start(lambda: sum(range(10)), 8)
+probe_one.await_calls(100)
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr(std::string("probe_one") +
+                                       kEightRefused));
+}
+
+TEST(ExtensionTest, EndsAtOnceToo) {
+  for (int i = 0; i < 20; ++i) {
+    ChildResult result = RunScript(
+        "import probe_one; probe_one.start(lambda: None, 8)");
+    EXPECT_EQ(result, Clean());
+    EXPECT_THAT(result.output, HasSubstr("8 threads, 8 refused, 0 failed"));
+  }
+}
+
+TEST(ExtensionTest, ExitStatusOfTheScriptIsKept) {
+  ChildResult result = RunScript(R"(
+import probe_one, sys
+probe_one.start(lambda: None, 8)
+probe_one.await_calls(100)
+sys.exit(3)
+)");
+  EXPECT_EQ(result.exit_code, 3) << result;
+  EXPECT_THAT(result.output, HasSubstr(kEightRefused));
+  result = RunScript(R"(
+import probe_one
+probe_one.start(lambda: None, 8)
+probe_one.await_calls(100)
+raise KeyError
+)");
+  EXPECT_EQ(result.exit_code, 1) << result;
+  EXPECT_THAT(result.output, HasSubstr(kEightRefused));
+}
+
+// Callbacks registered after the import run while the threads still work;
+// those registered before it, when the threads have been refused.
+TEST(ExtensionTest, AtexitCallbacksRunOnTheirSideOfTheGate) {
+  ChildResult result = RunScript(R"(
+import atexit
+calls = 0
+def before():
+    seen = calls
+    sum(range(1000000))  # time for other threads, if there were any
+    print('frozen', calls == seen)
+atexit.register(before)
+import probe_one
+def after():
+    probe_one.await_calls(50)
+    print('still called')
+atexit.register(after)
+def callback():
+    global calls
+    calls += 1
+probe_one.start(callback, 1)
+probe_one.await_calls(100)
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("still called"));
+  if (PY_VERSION_HEX < 0x030F0000) {
+    EXPECT_THAT(result.output, HasSubstr("frozen True"));
+  }
+}
+
+TEST(ExtensionTest, TwoCopiesOfPyholdWorkBesideEachOther) {
+  ChildResult result = RunScript(R"(
+import probe_one, probe_two
+probe_one.start(lambda: sum(range(10)), 8)
+probe_two.start(lambda: sum(range(10)), 8)
+probe_one.await_calls(100)
+probe_two.await_calls(100)
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr(std::string("probe_one") +
+                                       kEightRefused));
+  EXPECT_THAT(result.output, HasSubstr(std::string("probe_two") +
+                                       kEightRefused));
+}
+
+TEST(ExtensionTest, PythonThreadsAndNativeThreadsTogether) {
+  ChildResult result = RunScript(R"(
+import probe_one, threading
+probe_one.start(lambda: sum(range(10)), 4)
+def python_thread():
+    probe_one.await_calls(100)
+daemon = threading.Thread(target=lambda: [sum(range(10)) for i in iter(int, 1)],
+                          daemon=True)
+daemon.start()
+threads = [threading.Thread(target=python_thread) for _ in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("4 threads, 4 refused, 0 failed"));
+}
+
+#if PY_VERSION_HEX >= 0x030D0000
+// Imported in a subinterpreter with its own GIL only.
+TEST(ExtensionTest, ImportedInASubinterpreter) {
+  ChildResult result = RunScript(R"(
+import _interpreters
+sub = _interpreters.create('isolated')
+error = _interpreters.run_string(sub, '''
+import probe_one, sys
+assert probe_one.interpreter_id() != 0
+probe_one.start(lambda: sum(range(10)), 4)
+probe_one.await_calls(100)
+''')
+assert error is None, error
+_interpreters.destroy(sub)
+print('destroyed')
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("destroyed"));
+  EXPECT_THAT(result.output, HasSubstr("4 threads, 4 refused, 0 failed"));
+}
+#endif
+
+}  // namespace

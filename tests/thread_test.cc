@@ -184,7 +184,8 @@ TEST_F(ThreadTest, MovedFromAndCopiedRefsCountRight) {
   EXPECT_EQ(a.status(), PYHOLD_EMISUSE);
   a = b;
   b = std::move(c);
-  b = b;
+  InterpreterRef& same = b;
+  b = same;
   InterpreterView v = view_, w = std::move(v);
   EXPECT_FALSE(v);
   EXPECT_TRUE(w);

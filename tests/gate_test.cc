@@ -135,6 +135,34 @@ TEST(GateStressTest, LastHolderAlwaysWakesTheWaiter) {
   test_gate_free(gate);
 }
 
+// INV2. A hold turns into a slot while the closer looks: read in the other
+// order, slots first, some round sees neither.
+TEST(GateStressTest, HoldThatTurnsIntoASlotIsAlwaysSeen) {
+  test_gate* gate = test_gate_new(1);
+  Meeting meeting(2);
+  int missed = 0;
+  std::thread other([&] {
+    for (int i = 0; i < kRounds; ++i) {
+      meeting.Arrive();
+      test_gate_enter_pinned(gate, 0);
+      test_gate_drop(gate);
+      meeting.Arrive();
+    }
+  });
+  for (int i = 0; i < kRounds; ++i) {
+    test_gate_reset(gate);
+    (void)test_gate_hold(gate);
+    test_gate_close(gate);
+    meeting.Arrive();
+    for (int look = 0; look < 3; ++look)
+      if (test_gate_is_idle(gate, 0)) ++missed;
+    meeting.Arrive();
+  }
+  other.join();
+  EXPECT_EQ(missed, 0);
+  test_gate_free(gate);
+}
+
 // P3. Holders write plain ints, which the closer reads without a lock: under
 // ThreadSanitizer, weakening the release in slot_leave() or gate_drop(), or an
 // acquire in gate_is_idle(), is a race. Nobody writes after the close is done.

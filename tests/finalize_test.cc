@@ -37,9 +37,17 @@ void CallPythonForAWhile() {
 
 // --- What delays finalization, and what does not ---
 
-enum Way { kGuard, kCApi, kHold, kDetached, kNotDaemonAgain, kWays };
-const char* const kWayNames[] = {"Guard", "CApi", "Hold", "Detached",
-                                 "NotDaemonAgain"};
+enum Way {
+  kGuard,
+  kCApi,
+  kHold,
+  kHoldTakenOver,
+  kDetached,
+  kNotDaemonAgain,
+  kWays
+};
+const char* const kWayNames[] = {"Guard",         "CApi",     "Hold",
+                                 "HoldTakenOver", "Detached", "NotDaemonAgain"};
 
 // Holds `view` in one way, calls `inside` while it does, attached.
 template <typename F>
@@ -57,10 +65,19 @@ void HoldIn(Way way, const InterpreterView& view, F inside) {
       pyhold_thread_release();
       return;
     }
-    case kHold: {
+    case kHold: {  // alone: the guard does not protect
       InterpreterRef ref = view.Hold();
       REQUIRE(ref);
-      ThreadStateGuard guard(ref);  // a copy
+      ThreadStateGuard guard(ref);
+      REQUIRE(guard);
+      REQUIRE(pyhold_thread_set_daemon(true) == PYHOLD_OK);
+      inside();
+      return;
+    }
+    case kHoldTakenOver: {
+      InterpreterRef ref = view.Hold();
+      REQUIRE(ref);
+      ThreadStateGuard guard(std::move(ref));
       REQUIRE(guard);
       inside();
       return;

@@ -79,6 +79,13 @@ constexpr int kRounds = 20000;
 constexpr int kRounds = 300000;
 #endif
 
+// Shifts one thread against the other, a little more each round, so that every
+// overlap of their few instructions comes up.
+void Shift(int round) {
+  for (volatile int i = round % 97; i > 0; i = i - 1) {
+  }
+}
+
 // P1. One thread enters while another closes: not both may win. Weaken either
 // store to release and some round has both.
 TEST(GateStressTest, EnterAndCloseNeverBothWin) {
@@ -89,6 +96,7 @@ TEST(GateStressTest, EnterAndCloseNeverBothWin) {
   std::thread other([&] {
     for (int i = 0; i < kRounds; ++i) {
       meeting.Arrive();
+      Shift(i);
       entered = test_gate_enter(gate, 0);
       meeting.Arrive();
     }
@@ -96,6 +104,7 @@ TEST(GateStressTest, EnterAndCloseNeverBothWin) {
   for (int i = 0; i < kRounds; ++i) {
     test_gate_reset(gate);
     meeting.Arrive();
+    Shift(i / 97);
     test_gate_close(gate);
     idle = test_gate_is_idle(gate, 0);
     meeting.Arrive();
@@ -115,6 +124,7 @@ TEST(GateStressTest, LastHolderAlwaysWakesTheWaiter) {
   std::thread other([&] {
     for (int i = 0; i < kRounds; ++i) {
       meeting.Arrive();
+      Shift(i);
       test_gate_leave(gate, 0);
       meeting.Arrive();
     }
@@ -144,6 +154,7 @@ TEST(GateStressTest, HoldThatTurnsIntoASlotIsAlwaysSeen) {
   std::thread other([&] {
     for (int i = 0; i < kRounds; ++i) {
       meeting.Arrive();
+      Shift(i);
       test_gate_enter_pinned(gate, 0);
       test_gate_drop(gate);
       meeting.Arrive();
@@ -154,7 +165,7 @@ TEST(GateStressTest, HoldThatTurnsIntoASlotIsAlwaysSeen) {
     (void)test_gate_hold(gate);
     test_gate_close(gate);
     meeting.Arrive();
-    for (int look = 0; look < 3; ++look)
+    for (int look = 0; look < 30; ++look)
       if (test_gate_is_idle(gate, 0)) ++missed;
     meeting.Arrive();
   }

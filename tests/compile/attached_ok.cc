@@ -31,3 +31,41 @@ void Vouches() {
   PYHOLD_ASSUME_ATTACHED();
   CallsPython();
 }
+
+// A function without an annotation may let go, as a PyCFunction does.
+void LetsGo() {
+  {
+    pyhold::ThreadStateDetachGuard detached;
+    Blocks();
+  }
+  CallsPython();
+  {
+    pyhold::ThreadStateDetachGuard detached;
+    Blocks();
+  }
+}
+
+void LetsGoAndComesBack(const pyhold::InterpreterView& view) {
+  pyhold::ThreadStateDetachGuard detached;
+  Blocks();
+  pyhold::ThreadStateGuard guard(view);
+  CallsPython();
+}
+
+void LetsGoTwice(const pyhold::InterpreterView& view) PYHOLD_REQUIRES_ATTACHED;
+void LetsGoTwice(const pyhold::InterpreterView& view) {
+  pyhold::ThreadStateDetachGuard detached;
+  {
+    pyhold::ThreadStateGuard guard(view);
+    CallsPython();
+    pyhold::ThreadStateDetachGuard again;
+    Blocks();
+  }
+  Blocks();
+}
+
+void EarlyReturn(bool early) {
+  pyhold::ThreadStateDetachGuard detached;
+  if (early) return;
+  Blocks();
+}

@@ -20,17 +20,19 @@ namespace pyhold {
 //     if (!detached) return detached.status();
 //     n = read(fd, buffer, size);
 //   }
-class [[nodiscard]] PYHOLD_TSA_(scoped_lockable) ThreadStateDetachGuard final {
+class [[nodiscard]] ThreadStateDetachGuard final {
  public:
-  // See pyhold_frame_detach().
+  // See pyhold_frame_detach(). To clang's analysis, who detaches was attached,
+  // and is again at the end: so functions without an annotation may, too.
   explicit ThreadStateDetachGuard(const char* file = __builtin_FILE(),
                                   int line = __builtin_LINE()) noexcept
-      PYHOLD_DETACHES : status_(pyhold_frame_detach(&frame_, file, line)) {}
+      PYHOLD_TSA_(assert_capability(attached)) PYHOLD_DETACHES
+      : status_(pyhold_frame_detach(&frame_, file, line)) {}
 
   ThreadStateDetachGuard(const ThreadStateDetachGuard&) = delete;
   ThreadStateDetachGuard& operator=(const ThreadStateDetachGuard&) = delete;
 
-  ~ThreadStateDetachGuard() PYHOLD_TSA_(release_capability()) {
+  ~ThreadStateDetachGuard() PYHOLD_TSA_(assert_capability(attached)) {
     if (status_ == PYHOLD_OK) pyhold_frame_leave(&frame_);
   }
 

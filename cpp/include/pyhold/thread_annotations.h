@@ -40,9 +40,8 @@ inline constexpr AttachedCapability attached{};
 // On a function: the caller is attached when it returns / no longer is.
 #define PYHOLD_ATTACHES PYHOLD_TSA_(acquire_capability(::pyhold::attached))
 #define PYHOLD_DETACHES PYHOLD_TSA_(release_capability(::pyhold::attached))
-// In the middle of code that cannot be analysed: take it from here on that the
-// thread is attached. (A function that Python calls says
-// PYHOLD_REQUIRES_ATTACHED instead: only that goes with a DetachGuard in it.)
+// In a function that cannot have an annotation: take it from here on that the
+// thread is attached.
 #define PYHOLD_ASSUME_ATTACHED() ::pyhold::AssumeAttached()
 
 namespace pyhold {

@@ -7,12 +7,12 @@
 
 static int failures;
 
-#define EXPECT(condition)                                         \
-  do {                                                            \
-    if (!(condition)) {                                           \
+#define EXPECT(condition)                                             \
+  do {                                                                \
+    if (!(condition)) {                                               \
       fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      ++failures;                                                 \
-    }                                                             \
+      ++failures;                                                     \
+    }                                                                 \
   } while (0)
 
 int main(void) {

@@ -181,7 +181,8 @@ TEST_F(EnsureTest, StateOfAPythonThreadIsUsed) {
   PyObject* probe = PyCFunction_New(&method, nullptr);
   PyObject_SetAttrString(PyImport_AddModule("__main__"), "probe", probe);
   Py_DECREF(probe);
-  Exec("import threading\n"
+  Exec(
+      "import threading\n"
       "t = threading.Thread(target=probe); t.start(); t.join()\n");
   EXPECT_NE(seen, nullptr);
 }
@@ -339,15 +340,12 @@ class SubInterpreterTest : public EnsureTest,
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Gil, SubInterpreterTest,
-                         SubInterpreter::kHasOwnGil
-                             ? testing::Values(SubInterpreter::kShared,
-                                               SubInterpreter::kOwn)
-                             : testing::Values(SubInterpreter::kShared,
-                                               SubInterpreter::kShared),
-                         [](const auto& info) {
-                           return info.index == 0 ? "Shared" : "Own";
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Gil, SubInterpreterTest,
+    SubInterpreter::kHasOwnGil
+        ? testing::Values(SubInterpreter::kShared, SubInterpreter::kOwn)
+        : testing::Values(SubInterpreter::kShared, SubInterpreter::kShared),
+    [](const auto& info) { return info.index == 0 ? "Shared" : "Own"; });
 
 TEST_P(SubInterpreterTest, ForeignThreadGoesWhereItAsked) {
   SubInterpreter sub(gil());

@@ -34,14 +34,14 @@ probe_one.start(lambda: sum(range(10)), 8)
 probe_one.await_calls(100)
 )");
   EXPECT_EQ(result, Clean());
-  EXPECT_THAT(result.output, HasSubstr(std::string("probe_one") +
-                                       kEightRefused));
+  EXPECT_THAT(result.output,
+              HasSubstr(std::string("probe_one") + kEightRefused));
 }
 
 TEST(ExtensionTest, EndsAtOnceToo) {
   for (int i = 0; i < 20; ++i) {
-    ChildResult result = RunScript(
-        "import probe_one; probe_one.start(lambda: None, 8)");
+    ChildResult result =
+        RunScript("import probe_one; probe_one.start(lambda: None, 8)");
     EXPECT_EQ(result, Clean());
     EXPECT_THAT(result.output, HasSubstr("8 threads, 8 refused, 0 failed"));
   }
@@ -104,10 +104,10 @@ probe_one.await_calls(100)
 probe_two.await_calls(100)
 )");
   EXPECT_EQ(result, Clean());
-  EXPECT_THAT(result.output, HasSubstr(std::string("probe_one") +
-                                       kEightRefused));
-  EXPECT_THAT(result.output, HasSubstr(std::string("probe_two") +
-                                       kEightRefused));
+  EXPECT_THAT(result.output,
+              HasSubstr(std::string("probe_one") + kEightRefused));
+  EXPECT_THAT(result.output,
+              HasSubstr(std::string("probe_two") + kEightRefused));
 }
 
 TEST(ExtensionTest, PythonThreadsAndNativeThreadsTogether) {

@@ -547,14 +547,13 @@ TEST(FinalizeTest, ReportNamesTheThreadAndTheLine) {
   ChildResult result = RunChild("Report");
   EXPECT_EQ(result, Clean());
   int native_id = 0, line = 0;
-  ASSERT_EQ(sscanf(result.output.c_str(), "native id %d\nline %d", &native_id,
-                   &line),
-            2)
+  ASSERT_EQ(
+      sscanf(result.output.c_str(), "native id %d\nline %d", &native_id, &line),
+      2)
       << result.output;
   EXPECT_THAT(result.output, HasSubstr("interpreter 0 has waited"));
-  EXPECT_THAT(result.output,
-              HasSubstr("thread " + std::to_string(native_id) +
-                        " \"io-worker-7\" for "));
+  EXPECT_THAT(result.output, HasSubstr("thread " + std::to_string(native_id) +
+                                       " \"io-worker-7\" for "));
   EXPECT_THAT(result.output,
               HasSubstr("finalize_test.cc:" + std::to_string(line) + "\n"));
 }

@@ -96,7 +96,9 @@ TEST_F(ThreadTest, DetachedGilstateOfAnotherInterpreterIsBoundAgain) {
   std::thread([&] {
     fake_thread_attach(main_);
     _ts* state = fake_save();
-    { EXPECT_TRUE(ThreadStateGuard(sub_view)); }
+    {
+      EXPECT_TRUE(ThreadStateGuard(sub_view));
+    }
     {
       ThreadStateGuard guard(view_);
       EXPECT_EQ(fake_current(), state);  // found again
@@ -208,7 +210,9 @@ TEST_F(ThreadTest, ThreadsExitWhileTheGateCloses) {
     for (int t = 0; t < 6; ++t) {
       threads.emplace_back([&] {
         ++started;
-        { (void)ThreadStateGuard(sub_view).status(); }
+        {
+          (void)ThreadStateGuard(sub_view).status();
+        }
         (void)ThreadStateGuard(view_).status();
       });
     }
@@ -225,7 +229,8 @@ TEST_F(ThreadDeathTest, LeavingAGuardOfAnotherThreadEndsTheProcess) {
   EXPECT_DEATH(
       {
         pyhold_frame frame;
-        if (pyhold_frame_enter_view(&frame, view_.raw(), nullptr, 0) != 0) return;
+        if (pyhold_frame_enter_view(&frame, view_.raw(), nullptr, 0) != 0)
+          return;
         std::thread([&] { pyhold_frame_leave(&frame); }).join();
       },
       "not this thread's newest");

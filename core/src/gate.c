@@ -113,10 +113,9 @@ bool ph_gate_hold(struct gate *gate) {
   do {
     if (v & HOLDS_CLOSED) return false; /* INV1 */
     /* relaxed: a new holder reads nothing through this word. */
-  } while (!atomic_compare_exchange_weak_explicit(&gate->holds, &v,
-                                                  v + HOLDS_ONE,
-                                                  memory_order_relaxed,
-                                                  memory_order_relaxed));
+  } while (!atomic_compare_exchange_weak_explicit(
+      &gate->holds, &v, v + HOLDS_ONE, memory_order_relaxed,
+      memory_order_relaxed));
   return true;
 }
 

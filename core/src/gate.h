@@ -15,23 +15,23 @@
  *       first and the slots after them: what leaves the count in between is
  *       seen in a slot.
  * INV3  A closed gate becomes idle after at most the calls in progress:
- *       ph_slot_enter() looks before it writes, so that refused callers, however
- *       many and however busy, leave their slots at zero. Each thread can slip
- *       between the look and the write once.
+ *       ph_slot_enter() looks before it writes, so that refused callers,
+ *       however many and however busy, leave their slots at zero. Each thread
+ *       can slip between the look and the write once.
  *
  * Ordering:
- * P1  ph_slot_enter() writes slot.active, then reads gate.closed; ph_gate_close()
- *     writes gate.closed, then ph_gate_is_idle() reads slot.active. All four are
- *     seq_cst, in one total order: whichever write comes second, the read
- *     behind it sees the other. With anything weaker both reads could miss
- *     (each write still in its core's store buffer): the thread goes in, and
- *     finalization goes on.
- * P2  ph_slot_leave() writes slot.active = 0, then reads gate.closed; the waiter
- *     has written gate.closed, then reads slot.active and sleeps. Seq_cst for
- *     the same reason, turned round: else the last holder could leave without
- *     waking a waiter that did not see it leave.
- * P3  ph_slot_leave() and ph_gate_drop() release, ph_gate_is_idle() acquires: all that
- *     a holder did happens before the finalization it let go on.
+ * P1  ph_slot_enter() writes slot.active, then reads gate.closed;
+ *     ph_gate_close() writes gate.closed, then ph_gate_is_idle() reads
+ *     slot.active. All four are seq_cst, in one total order: whichever write
+ *     comes second, the read behind it sees the other. With anything weaker
+ *     both reads could miss (each write still in its core's store buffer): the
+ *     thread goes in, and finalization goes on.
+ * P2  ph_slot_leave() writes slot.active = 0, then reads gate.closed; the
+ *     waiter has written gate.closed, then reads slot.active and sleeps.
+ *     Seq_cst for the same reason, turned round: else the last holder could
+ *     leave without waking a waiter that did not see it leave.
+ * P3  ph_slot_leave() and ph_gate_drop() release, ph_gate_is_idle() acquires:
+ *     all that a holder did happens before the finalization it let go on.
  *
  * The lock: one for the process. It guards each gate's list of slots, the
  * registry, and the wait policy. It is a leaf: nobody who has it calls Python,

@@ -86,7 +86,8 @@ void ph_port_attach(port_state *state) { PyEval_RestoreThread(state); }
 
 void ph_port_detach(port_state *state) {
   if (PyEval_SaveThread() != state)
-    ph_fatal("a guard ends while another thread state than its own is attached");
+    ph_fatal(
+        "a guard ends while another thread state than its own is attached");
 }
 
 void ph_port_state_delete_attached(port_state *state) {
@@ -215,7 +216,9 @@ static int adopt_main(void *unused) {
 }
 
 /* Py_FinalizeEx runs the pending calls just before the atexit callbacks. */
-bool ph_port_adopt_main(void) { return Py_AddPendingCall(adopt_main, NULL) == 0; }
+bool ph_port_adopt_main(void) {
+  return Py_AddPendingCall(adopt_main, NULL) == 0;
+}
 #else
 /* All interpreters share one GIL, which this thread has, so that it may go to
  * the main one and back without waiting. */

@@ -248,8 +248,8 @@ struct ending {
 /* The records that end with e->record: calls `each` for them.
  * Requires: the lock. `each` may take its record out of the list. */
 static void for_each_ending(const struct ending *e,
-                            void (*each)(const struct ending *,
-                                         struct record *, void *),
+                            void (*each)(const struct ending *, struct record *,
+                                         void *),
                             void *arg) {
   struct record *next;
   if (!e->record->is_main) {
@@ -271,7 +271,8 @@ static void close_one(const struct ending *e, struct record *r, void *unused) {
 }
 
 static void check_one(const struct ending *e, struct record *r, void *idle) {
-  if (!ph_gate_is_idle(&r->gate, e->finalizing_thread_id)) *(bool *)idle = false;
+  if (!ph_gate_is_idle(&r->gate, e->finalizing_thread_id))
+    *(bool *)idle = false;
 }
 
 /* Requires: the lock. */
@@ -370,8 +371,8 @@ static void report_one(const struct ending *e, struct record *r, void *arg) {
     /* relaxed: see struct pyhold_slot. */
     *holder = (pyhold_holder){
         .thread_id = s->thread_id,
-        .held_ms = now - atomic_load_explicit(&s->since_ms,
-                                              memory_order_relaxed),
+        .held_ms =
+            now - atomic_load_explicit(&s->since_ms, memory_order_relaxed),
         .file = atomic_load_explicit(&s->file, memory_order_relaxed),
         .line = atomic_load_explicit(&s->line, memory_order_relaxed),
         .is_finalizing_thread = s->thread_id == e->finalizing_thread_id};
@@ -443,8 +444,8 @@ static bool wait_for_holders(struct ending *e, int64_t until_ms) {
       continue;
     }
     /* At most a minute, so that no sum overflows. */
-    ph_wait_for_leaver(least(
-        60000, least(limit, least(until_ms, e->warn_at_ms)) - waited));
+    ph_wait_for_leaver(
+        least(60000, least(limit, least(until_ms, e->warn_at_ms)) - waited));
   }
   return true;
 }

@@ -294,7 +294,7 @@ static pyhold_status attach(struct thread *t, pyhold_frame *frame) {
 }
 
 pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *r, bool hold,
-                           const char *file, int line) {
+                              const char *file, int line) {
   struct thread *t = thread_self();
   struct pyhold_slot *slot = t != NULL ? slot_for(t, r) : NULL;
   pyhold_status status = PYHOLD_ENOMEM;
@@ -302,10 +302,8 @@ pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *r, bool hold,
     bool took;
     status = PYHOLD_EFINALIZING;
     if (protect(slot, hold, &took, file, line)) {
-      *frame = (pyhold_frame){.slot = slot,
-                              .file = file,
-                              .line = line,
-                              .flags = took ? TOOK : 0};
+      *frame = (pyhold_frame){
+          .slot = slot, .file = file, .line = line, .flags = took ? TOOK : 0};
       status = attach(t, frame);
       if (status == PYHOLD_OK)
         push(t, frame);
@@ -334,12 +332,12 @@ pyhold_status pyhold_frame_detach(pyhold_frame *frame, const char *file,
                            memory_order_relaxed) == slot->thread_id;
   if (!protect(slot, false, &took, file, line) && !finalizes_it)
     return PYHOLD_EFINALIZING;
-  *frame = (pyhold_frame){.slot = slot,
-                          .restore = attached,
-                          .file = file,
-                          .line = line,
-                          .flags = DETACHED | (took ? TOOK : 0) |
-                                   (finalizes_it ? FINALIZER : 0)};
+  *frame = (pyhold_frame){
+      .slot = slot,
+      .restore = attached,
+      .file = file,
+      .line = line,
+      .flags = DETACHED | (took ? TOOK : 0) | (finalizes_it ? FINALIZER : 0)};
   ph_port_detach(attached);
   push(t, frame);
   return PYHOLD_OK;
@@ -362,12 +360,11 @@ static void undo_attach(const struct thread *t, pyhold_frame *frame) {
 static void leave(struct thread *t, pyhold_frame *frame) {
   if (frame->state != NULL) undo_attach(t, frame);
   if (frame->restore != NULL) {
-    struct pyhold_slot *slot = (frame->flags & DETACHED) ? frame->slot
-                                                         : frame->restore_slot;
+    struct pyhold_slot *slot =
+        (frame->flags & DETACHED) ? frame->slot : frame->restore_slot;
     /* Dead: as above, there is nothing to come back to; unless it was so before
      * and its callbacks run, which this thread must finish. */
-    if (slot == NULL || !is_dead(slot->record) ||
-        (frame->flags & FINALIZER)) {
+    if (slot == NULL || !is_dead(slot->record) || (frame->flags & FINALIZER)) {
       ph_port_attach(frame->restore);
       if (frame->flags & RESTORE_DETACHED) ph_port_detach(frame->restore);
     }

@@ -30,7 +30,7 @@ pyhold_status ph_thread_adopt_current(struct record **out);
 /* Enter a frame for a record that the caller keeps alive. `hold`: it is held,
  * and the hold is dropped, whatever the outcome. */
 pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *record,
-                           bool hold, const char *file, int line);
+                              bool hold, const char *file, int line);
 
 /* The same with a frame of the thread's own, for pyhold_thread_ensure(). */
 pyhold_status ph_thread_ensure(struct record *record, bool hold);

@@ -79,8 +79,7 @@ PyObject* AwaitCalls(PyObject*, PyObject* arg) {
   {
     pyhold::ThreadStateDetachGuard detached;
     long enough = tally.calls + n;
-    while (tally.calls < enough && tally.failed == 0)
-      std::this_thread::yield();
+    while (tally.calls < enough && tally.failed == 0) std::this_thread::yield();
   }
   Py_RETURN_NONE;
 }
@@ -90,10 +89,11 @@ PyObject* InterpreterId(PyObject* module, PyObject*) {
   return PyLong_FromLongLong(GetState(module)->view.id());
 }
 
-PyMethodDef methods[] = {{"start", Start, METH_VARARGS, nullptr},
-                         {"await_calls", AwaitCalls, METH_O, nullptr},
-                         {"interpreter_id", InterpreterId, METH_NOARGS, nullptr},
-                         {nullptr, nullptr, 0, nullptr}};
+PyMethodDef methods[] = {
+    {"start", Start, METH_VARARGS, nullptr},
+    {"await_calls", AwaitCalls, METH_O, nullptr},
+    {"interpreter_id", InterpreterId, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
 
 int Exec(PyObject* module) {
   static std::atomic<bool> once{false};

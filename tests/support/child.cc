@@ -51,8 +51,7 @@ ChildResult RunProgram(std::function<void()> exec_it, int limit_s) {
     _exit(127);
   }
   close(fds[1]);
-  auto until =
-      std::chrono::steady_clock::now() + std::chrono::seconds(limit_s);
+  auto until = std::chrono::steady_clock::now() + std::chrono::seconds(limit_s);
   char buffer[4096];
   for (;;) {
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(

@@ -41,19 +41,19 @@ class Scenario {
   Scenario(const char* name, Function function);
 };
 
-#define SCENARIO(name)                                         \
-  static int Run##name(int);                                   \
-  static const Scenario scenario_##name(#name, Run##name);     \
+#define SCENARIO(name)                                     \
+  static int Run##name(int);                               \
+  static const Scenario scenario_##name(#name, Run##name); \
   static int Run##name([[maybe_unused]] int argument)
 
 // In a scenario: end with exit status 1 and a message unless `condition`.
-#define REQUIRE(condition)                                              \
-  do {                                                                  \
-    if (!(condition)) {                                                 \
-      ::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__,      \
-                #condition);                                            \
-      ::_exit(1);                                                       \
-    }                                                                   \
+#define REQUIRE(condition)                                         \
+  do {                                                             \
+    if (!(condition)) {                                            \
+      ::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, \
+                #condition);                                       \
+      ::_exit(1);                                                  \
+    }                                                              \
   } while (0)
 
 #endif  // PYHOLD_TESTS_CHILD_H_

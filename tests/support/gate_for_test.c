@@ -64,9 +64,7 @@ void test_gate_leave(struct test_gate *g, int slot) {
 bool test_gate_hold(struct test_gate *g) { return ph_gate_hold(&g->gate); }
 void test_gate_dup(struct test_gate *g) { ph_gate_dup(&g->gate); }
 void test_gate_drop(struct test_gate *g) { ph_gate_drop(&g->gate); }
-int64_t test_gate_holds(struct test_gate *g) {
-  return ph_gate_holds(&g->gate);
-}
+int64_t test_gate_holds(struct test_gate *g) { return ph_gate_holds(&g->gate); }
 
 bool test_gate_close_and_wait(struct test_gate *g, int64_t limit_ms) {
   bool woken = true;

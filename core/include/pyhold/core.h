@@ -49,12 +49,12 @@ extern "C" {
 
 /* One list makes the enum, the names and the messages.
  * Append only; a number is never reused. */
-#define PYHOLD_STATUS_MAP(X)                                                \
-  X(OK, 0, "success")                                                       \
-  X(EFINALIZING, -1, "the interpreter is finalizing or finalized")          \
-  X(ENOINTERP, -2, "no such interpreter is known to pyhold")                \
-  X(ENOMEM, -3, "out of memory")                                            \
-  X(EDETACHED, -4, "the calling thread has no attached thread state")       \
+#define PYHOLD_STATUS_MAP(X)                                          \
+  X(OK, 0, "success")                                                 \
+  X(EFINALIZING, -1, "the interpreter is finalizing or finalized")    \
+  X(ENOINTERP, -2, "no such interpreter is known to pyhold")          \
+  X(ENOMEM, -3, "out of memory")                                      \
+  X(EDETACHED, -4, "the calling thread has no attached thread state") \
   X(EMISUSE, -5, "pyhold was called in a way that its contract rules out")
 
 typedef enum pyhold_status {
@@ -95,7 +95,8 @@ typedef struct pyhold_interp pyhold_interp;
  * Blocks:    the first call for an interpreter runs Python code.
  * Spec:      PEP 788 (draft), PyInterpreterState_Hold.
  * Differs:   the draft makes failure fatal; here it is a status. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_interp_hold(pyhold_interp **out);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_interp_hold(pyhold_interp **out);
 
 /* Take a hold on the interpreter numbered `id`.
  *
@@ -111,13 +112,14 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_interp_hold(pyhold_interp **out
  * Differs:   the draft returns NULL for every failure. CPython numbers its
  *            interpreters anew after Py_Initialize: an id then means the new
  *            interpreter as soon as that has a hold or a view. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_interp_lookup(int64_t id,
-                                                    pyhold_interp **out);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_interp_lookup(int64_t id, pyhold_interp **out);
 
 /* Another hold on the interpreter of `hold`, which stays yours. Cannot fail:
  * it succeeds after the gate has closed too, since `hold` keeps it waiting.
  * Attached: not needed.   Threads: any.   Blocks: never. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_interp *pyhold_interp_dup(pyhold_interp *hold);
+PYHOLD_API PYHOLD_NODISCARD pyhold_interp *pyhold_interp_dup(
+    pyhold_interp *hold);
 
 /* Give back a hold. NULL does nothing.
  *
@@ -161,7 +163,8 @@ typedef struct pyhold_view pyhold_view;
  * Threads:   any.
  * Blocks:    the first call for an interpreter runs Python code.
  * Spec:      PEP 788, PyInterpreterView_FromCurrent. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_current(pyhold_view **out);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_view_current(pyhold_view **out);
 
 /* Make a view of the main interpreter.
  *
@@ -196,7 +199,7 @@ PYHOLD_API int64_t pyhold_view_id(const pyhold_view *view);
  * Threads:   any.   Blocks: never.
  * Spec:      PEP 788, PyInterpreterGuard_FromView. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_hold(pyhold_view *view,
-                                                pyhold_interp **out);
+                                                           pyhold_interp **out);
 
 /* ------------------------------------------------------------------------
  * Ensure and release
@@ -219,7 +222,8 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_hold(pyhold_view *view,
  * Blocks:    until the GIL is free, unless it nests.
  * Signals:   not async-signal-safe.
  * Spec:      PEP 788 (draft), PyThreadState_Ensure. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure(pyhold_interp *hold);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_thread_ensure(pyhold_interp *hold);
 
 /* The same for the interpreter of a view: the fast path, no hold is made.
  *
@@ -229,7 +233,8 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure(pyhold_interp *ho
  * Owns:      borrows `view` for the call only.
  * Attached, Forgotten, Threads, Blocks, Signals: as pyhold_thread_ensure().
  * Spec:      PEP 788, PyThreadState_EnsureFromView. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_ensure_view(pyhold_view *view);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_thread_ensure_view(pyhold_view *view);
 
 /* Undo the newest ensure of the calling thread that is still in force: what
  * was attached before it is attached again.
@@ -281,13 +286,10 @@ typedef struct pyhold_frame {
 /* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by
  * pyhold_frame_leave(). `file` (a string that outlives the frame, or NULL) and
  * `line` say where, in the report of who holds an interpreter. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(pyhold_frame *frame,
-                                                  pyhold_interp *hold,
-                                                  const char *file, int line);
-PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(pyhold_frame *frame,
-                                                       pyhold_view *view,
-                                                       const char *file,
-                                                       int line);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(
+    pyhold_frame *frame, pyhold_interp *hold, const char *file, int line);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
+    pyhold_frame *frame, pyhold_view *view, const char *file, int line);
 
 /* Detach the calling thread, and keep its interpreter from finalizing until
  * pyhold_frame_leave() attaches it again, so that coming back cannot hang.
@@ -301,8 +303,8 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(pyhold_frame *
  * Spec:      CPython C API, Py_BEGIN_ALLOW_THREADS.
  * Differs:   that one hangs or ends the thread if the interpreter finalizes
  *            meanwhile. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(pyhold_frame *frame,
-                                                   const char *file, int line);
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_frame_detach(pyhold_frame *frame, const char *file, int line);
 
 /* Undo a frame that was entered with OK. As pyhold_thread_release().
  * Aborts:    when `frame` is not this thread's newest. */

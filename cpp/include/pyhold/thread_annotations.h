@@ -35,8 +35,7 @@ inline constexpr AttachedCapability attached{};
 // On a function: the caller is attached / is not attached.
 #define PYHOLD_REQUIRES_ATTACHED \
   PYHOLD_TSA_(requires_capability(::pyhold::attached))
-#define PYHOLD_REQUIRES_DETACHED \
-  PYHOLD_TSA_(locks_excluded(::pyhold::attached))
+#define PYHOLD_REQUIRES_DETACHED PYHOLD_TSA_(locks_excluded(::pyhold::attached))
 // On a function: the caller is attached when it returns / no longer is.
 #define PYHOLD_ATTACHES PYHOLD_TSA_(acquire_capability(::pyhold::attached))
 #define PYHOLD_DETACHES PYHOLD_TSA_(release_capability(::pyhold::attached))

@@ -33,19 +33,18 @@ namespace pyhold {
 class [[nodiscard]] PYHOLD_TSA_(scoped_lockable) ThreadStateGuard final {
  public:
   // See pyhold_thread_ensure_view(). An empty view gives its own status.
-  explicit ThreadStateGuard(const InterpreterView& view,
-                            const char* file = __builtin_FILE(),
-                            int line = __builtin_LINE()) noexcept
-      PYHOLD_ATTACHES
+  explicit ThreadStateGuard(
+      const InterpreterView& view, const char* file = __builtin_FILE(),
+      int line = __builtin_LINE()) noexcept PYHOLD_ATTACHES
       : status_(view ? pyhold_frame_enter_view(&frame_, view.raw(), file, line)
                      : view.status()) {}
 
   // See pyhold_thread_ensure(): takes over the hold, and so cannot be refused
   // for finalization. An empty ref gives its own status.
-  explicit ThreadStateGuard(InterpreterRef ref,
-                            const char* file = __builtin_FILE(),
-                            int line = __builtin_LINE()) noexcept
-      PYHOLD_ATTACHES : status_(ref.status()) {
+  explicit ThreadStateGuard(
+      InterpreterRef ref, const char* file = __builtin_FILE(),
+      int line = __builtin_LINE()) noexcept PYHOLD_ATTACHES
+      : status_(ref.status()) {
     if (ref) {
       status_ =
           pyhold_frame_enter(&frame_, std::move(ref).IntoRaw(), file, line);

@@ -65,7 +65,7 @@ void *ph_port_cookie(port_interp *interp);
 void *ph_port_cookie_set(port_interp *interp, void *cookie);
 
 /* Register ph_registry_finalize(cookie) with the interpreter's atexit module.
- * OK; ENOMEM; or EFINALIZING: its callbacks run already, or ran. Runs Python. */
+ * OK; ENOMEM; EFINALIZING: its callbacks run already, or ran. Runs Python. */
 pyhold_status ph_port_register_gate(void *cookie);
 
 /* Have ph_registry_adopt_main() called, attached to the main interpreter:

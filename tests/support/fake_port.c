@@ -16,6 +16,7 @@ struct _is {
   atomic_int gates; /* callbacks registered with atexit */
   atomic_int states;
   atomic_bool ended;
+  struct _is *next;
 };
 
 struct _ts {
@@ -28,7 +29,7 @@ static _Thread_local struct _ts *current;
 static _Thread_local struct _ts *gilstate;
 static _Thread_local bool no_memory, too_late;
 static atomic_int_least64_t next_id;
-static _Atomic(struct _is *) main_interp;
+static _Atomic(struct _is *) main_interp, all_interps;
 static atomic_bool has_guards, interrupted;
 static atomic_int open_guards;
 static void (*_Atomic on_delete)(void *);
@@ -159,6 +160,10 @@ struct _is *fake_interp_begin(bool is_main) {
   }
   attach_new(interp);
   interp->first = current;
+  /* Never freed, so that what comes late can be caught. */
+  interp->next = atomic_load(&all_interps);
+  while (!atomic_compare_exchange_weak(&all_interps, &interp->next, interp)) {
+  }
   return interp;
 }
 
@@ -177,7 +182,6 @@ void fake_interp_end(struct _is *interp) {
   current = NULL;
   gilstate = NULL;
   if (before != NULL) ph_port_attach(before);
-  /* `interp` is leaked, so that what comes late can be caught. */
 }
 
 int64_t fake_interp_id(struct _is *interp) { return interp->id; }

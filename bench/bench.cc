@@ -8,6 +8,7 @@
 //                          from one time to the next aside)
 //                detached  with a detached state that is its PyGILState
 //                nested    attached, by the same way
+//                attached  attached, as one of Python's own threads is
 //   inside     empty, or call: one call of a Python function that does nothing
 //   threads    how many do it at the same time
 //
@@ -200,6 +201,13 @@ struct Detached {
 };
 
 template <class Way>
+struct Attached : Detached<Way> {
+  static constexpr char kName[] = "attached";
+  Attached() { PyEval_RestoreThread(own_state); }
+  ~Attached() { PyEval_SaveThread(); }
+};
+
+template <class Way>
 struct Nested {
   static constexpr char kName[] = "nested";
   Way outer;
@@ -258,8 +266,8 @@ void Register(int thread_count) {
   benchmark::RegisterBenchmark(name, [=](benchmark::State& state) {
     // One batch of all: see the top.
     while (state.KeepRunningBatch(state.max_iterations)) {
-      state.SetIterationTime(Seconds<Way, Situation, kCall>(
-          thread_count, state.max_iterations));
+      state.SetIterationTime(
+          Seconds<Way, Situation, kCall>(thread_count, state.max_iterations));
     }
   })->UseManualTime();
 }
@@ -281,6 +289,7 @@ void RegisterAll() {
   Register<Way, None>();
   Register<Way, Detached>();
   Register<Way, Nested>();
+  Register<Way, Attached, false>(1);
 }
 
 // --- Memory ---
@@ -307,7 +316,9 @@ double BytesPerThread() {
   // Takes over what threads before left behind, and leaves nothing while it
   // lives, so that the threads below find the same whoever came before.
   std::thread reclaimer([&] {
-    { Kept once; }
+    {
+      Kept once;
+    }
     wait();
   });
   arrived(1);
@@ -327,7 +338,9 @@ double BytesPerThread() {
         PyEval_RestoreThread(detached);
         PyGILState_Release(state);
       } else {
-        { Way once; }
+        {
+          Way once;
+        }
         wait();
       }
     });
@@ -345,16 +358,15 @@ double BytesPerThread() {
 
 template <class Way>
 void RegisterMemory() {
-  benchmark::RegisterBenchmark(
-      std::string(Way::kName) + "/memory/bytes/128",
-      [](benchmark::State& state) {
-        double bytes = 0;
-        while (state.KeepRunning()) {
-          bytes = BytesPerThread<Way>();
-          state.SetIterationTime(1e-9);
-        }
-        state.counters["bytes"] = bytes;
-      })
+  benchmark::RegisterBenchmark(std::string(Way::kName) + "/memory/bytes/128",
+                               [](benchmark::State& state) {
+                                 double bytes = 0;
+                                 while (state.KeepRunning()) {
+                                   bytes = BytesPerThread<Way>();
+                                   state.SetIterationTime(1e-9);
+                                 }
+                                 state.counters["bytes"] = bytes;
+                               })
       ->UseManualTime()
       ->Iterations(1);
 }
@@ -442,16 +454,16 @@ void AddContext() {
   benchmark::AddCustomContext("free_threaded", "1");
 #endif
 #if HAVE_PYBIND11
-  benchmark::AddCustomContext(
-      "pybind11", std::to_string(PYBIND11_VERSION_MAJOR) + '.' +
-                      std::to_string(PYBIND11_VERSION_MINOR) + '.' +
-                      std::to_string(PYBIND11_VERSION_MICRO));
+  benchmark::AddCustomContext("pybind11",
+                              std::to_string(PYBIND11_VERSION_MAJOR) + '.' +
+                                  std::to_string(PYBIND11_VERSION_MINOR) + '.' +
+                                  std::to_string(PYBIND11_VERSION_MICRO));
 #endif
 #if HAVE_NANOBIND
-  benchmark::AddCustomContext(
-      "nanobind", std::to_string(NB_VERSION_MAJOR) + '.' +
-                      std::to_string(NB_VERSION_MINOR) + '.' +
-                      std::to_string(NB_VERSION_PATCH));
+  benchmark::AddCustomContext("nanobind",
+                              std::to_string(NB_VERSION_MAJOR) + '.' +
+                                  std::to_string(NB_VERSION_MINOR) + '.' +
+                                  std::to_string(NB_VERSION_PATCH));
 #endif
 }
 

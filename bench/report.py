@@ -10,6 +10,7 @@ All nanoseconds are medians over the repetitions.
 
 import datetime
 import json
+import math
 import os
 import platform
 import re
@@ -28,7 +29,12 @@ WAYS = {  # in the order of the tables
     "kept": "pyhold",
     "persistent": "pyhold, persistent",
 }
-SITUATIONS = {"none": "no state", "detached": "detached", "nested": "nested"}
+COLUMNS = {  # "of 2 threads" are added to them
+    "none/empty": "no state", "none/call": "+ call",
+    "detached/empty": "detached", "detached/call": "+ call",
+    "nested/empty": "nested", "nested/call": "+ call",
+    "attached/empty": "attached",
+}
 
 # What docs/design.md promises: name, what is divided by what (a benchmark, or "bytes"), and the
 # limit; `free_threaded` replaces the limit there, or says that the target is for those alone.
@@ -86,7 +92,7 @@ def compile_result(name, files, command):
         "memory_bytes_per_thread": {way: round(statistics.median(v), 1)
                                     for way, v in memory.items()},
     }
-    for key, times in runs.items():
+    for key, times in sorted(runs.items()):
         median = statistics.median(times)
         result["nanoseconds"][key] = {
             "median": tidy(median),
@@ -146,14 +152,12 @@ def print_table(result):
         result["version"], " free-threaded" if result["free_threaded"] else "",
         result["compiler"], result["cpu"], result["cores"],
         min((v["repetitions"] for v in result["nanoseconds"].values()), default=0)))
-    columns = [(s, i) for s in SITUATIONS for i in ("empty", "call")]
-    rows = [[""] + [SITUATIONS[s] + (" + call" if i == "call" else "") for s, i in columns]
-            + ["of 2 threads", "+ call"]]
+    rows = [[""] + list(COLUMNS.values()) + ["of 2 threads", "+ call"]]
     for way, title in WAYS.items():
         cells = []
-        for situation, inside in columns:
-            value = ns(result, "/".join((way, situation, inside, "1")))
-            base = ns(result, "/".join(("gilstate", situation, inside, "1")))
+        for column in COLUMNS:
+            value = ns(result, "%s/%s/1" % (way, column))
+            base = ns(result, "gilstate/%s/1" % column)
             cell = number(value)
             if value and base and way != "gilstate":
                 ratio = value / base
@@ -223,10 +227,9 @@ CHART_WAYS = [  # way, colour for light and for dark backgrounds
 def draw(results):
     key = "%s/none/call/1"
     bar, gap, left, width, top = 15, 16, 180, 470, 62
-    lowest, highest = 10, 100000  # ns: four decades
+    lowest, highest = 10, 20000  # ns
 
     def x(value):
-        import math
         part = math.log10(value / lowest) / math.log10(highest / lowest)
         return left + width * min(max(part, 0), 1)
 
@@ -256,7 +259,7 @@ def draw(results):
             x(value), top - 6, label))
         value *= 10
     last = results[-1]
-    foot = "%s, %d cores, %s, %s. Logarithmic scale; median; shorter is better." % (
+    foot = "%s, %d cores, %s, %s. Median, logarithmic scale." % (
         re.sub(r"\((R|TM)\)|CPU", "", last["cpu"]).replace("  ", " "), last["cores"],
         last["compiler"], max(r["date"] for r in results))
     return """\
@@ -274,7 +277,7 @@ def draw(results):
   }}
 </style>
 <rect class="back" width="{w}" height="{h}" rx="6"/>
-<text class="title" x="16" y="24">A native thread calls a Python function and goes back</text>
+<text class="title" x="16" y="24">A native thread without a thread state calls a Python function</text>
 {grid}
 {bars}
 <text x="16" y="{foot_y}">{foot}</text>
@@ -303,8 +306,9 @@ def main(command, folder, *names):
         name, files, told = names[0], names[1:-1], names[-1]
         result = compile_result(name, files, told)
         with open(path(folder, name), "w") as f:
-            json.dump(result, f, indent=1, ensure_ascii=False)
-            f.write("\n")
+            text = json.dumps(result, indent=1, ensure_ascii=False)
+            f.write(re.sub(r"\{\s+(\"median[^{}]*)\}",  # a benchmark a line
+                           lambda m: "{" + " ".join(m[1].split()) + "}", text) + "\n")
         print_table(result)
     elif command == "chart":
         found = sorted((f[:-5] for f in os.listdir(folder) if f.endswith(".json")),

@@ -192,24 +192,22 @@ def verdicts(results):
     print("\n%-52s %-9s" % ("target", "limit") + "".join("%-16s" % r["python"] for r in results))
     missed = 0
     for target in TARGETS:
-        cells, limits = [], []
+        cells = []
         for result in results:
             value = measured_value(target, result)
             most, least = target.get("most"), target.get("least")
             if result["free_threaded"]:
                 most = target.get("most_free_threaded", most)
-            limit = ("<= %g" % most) if most is not None else (">= %g" % least)
             if value is None:
                 cells.append("-")
                 continue
             reached = value <= most if most is not None else value >= least
             missed += not reached
-            cells.append("%.3g %s" % (value, "reached" if reached else "MISSED"))
-            limits.append(limit)
+            cells.append("%s %s" % ("%.3g" % value if value < 100 else "%.1f" % value,
+                                    "reached" if reached else "MISSED"))
+            if most != target.get("most"):  # a limit of its own
+                cells[-1] += " (%g)" % most
         default = ("<= %g" % target["most"]) if "most" in target else (">= %g" % target["least"])
-        for i, result in enumerate(results):  # a limit of its own is said in the cell
-            if result["free_threaded"] and "most_free_threaded" in target and cells[i] != "-":
-                cells[i] += " (%g)" % target["most_free_threaded"]
         print("%-52s %-9s" % (target["name"], default) + "".join("%-16s" % c for c in cells))
     print("%d missed" % missed)
     return missed == 0

@@ -35,6 +35,8 @@ class EnsureTest : public testing::Test {
   }
 
   static const InterpreterView& view() { return *view_; }
+  // The same, with states that are not kept.
+  static InterpreterView per_call() { return view_->With(PYHOLD_PER_CALL); }
 
  private:
   static inline InterpreterView* view_;
@@ -54,7 +56,7 @@ TEST_F(EnsureTest, ForeignThreadGetsAStateAndLosesIt) {
   OnForeignThread([] {
     ExpectNoState();
     {
-      ThreadStateGuard guard(view());
+      ThreadStateGuard guard(per_call());
       ASSERT_TRUE(guard);
       EXPECT_EQ(Attached()->interp, PyInterpreterState_Main());
       CallPython();
@@ -65,7 +67,7 @@ TEST_F(EnsureTest, ForeignThreadGetsAStateAndLosesIt) {
 
 TEST_F(EnsureTest, NestsToDepth100) {
   std::function<void(int)> nest = [&](int depth) {
-    ThreadStateGuard guard(view());
+    ThreadStateGuard guard(per_call());
     ASSERT_TRUE(guard);
     static thread_local PyThreadState* state;
     if (depth == 100) state = Attached();
@@ -84,7 +86,7 @@ TEST_F(EnsureTest, NestsToDepth100) {
 TEST_F(EnsureTest, NestsToDepth100WithDetachingInBetween) {
   std::function<void(int, PyThreadState*)> nest = [&](int depth,
                                                       PyThreadState* state) {
-    ThreadStateGuard guard(view());
+    ThreadStateGuard guard(per_call());
     ASSERT_TRUE(guard);
     if (state != nullptr) {
       EXPECT_EQ(Attached(), state);
@@ -113,9 +115,10 @@ TEST_F(EnsureTest, NestsToDepth100WithDetachingInBetween) {
 
 TEST_F(EnsureTest, CApiNestsToo) {
   OnForeignThread([] {
+    InterpreterView view = per_call();
     for (int i = 0; i < 100; ++i)
-      ASSERT_EQ(pyhold_thread_ensure_view(view().raw()), PYHOLD_OK);
-    InterpreterRef ref = view().Hold();
+      ASSERT_EQ(pyhold_thread_ensure_view(view.raw()), PYHOLD_OK);
+    InterpreterRef ref = view.Hold();
     ASSERT_EQ(pyhold_thread_ensure(std::move(ref).IntoRaw()), PYHOLD_OK);
     PyThreadState* state = Attached();
     for (int i = 0; i < 100; ++i) {

@@ -42,9 +42,10 @@ class ThreadTest : public testing::Test {
 };
 
 TEST_F(ThreadTest, StateIsMadeOnceAndDeletedOnce) {
+  InterpreterView per_call = view_.With(PYHOLD_PER_CALL);
   std::thread([&] {
     {
-      ThreadStateGuard outer(view_);
+      ThreadStateGuard outer(per_call);
       _ts* state = fake_current();
       EXPECT_EQ(fake_state_count(main_), 2);
       ThreadStateGuard inner(view_);
@@ -126,9 +127,93 @@ TEST_F(ThreadTest, DestructorsOfADeletedStateMayEnsure) {
         if (!detached) context->nested = -100;
       },
       &context);
-  std::thread([&] { EXPECT_TRUE(ThreadStateGuard(view_)); }).join();
+  InterpreterView per_call = view_.With(PYHOLD_PER_CALL);
+  std::thread([&] { EXPECT_TRUE(ThreadStateGuard(per_call)); }).join();
   EXPECT_EQ(context.nested, 1);
   EXPECT_EQ(fake_state_count(main_), 1);
+}
+
+TEST_F(ThreadTest, KeptStateIsDeletedByTheNextThreadThatMakesOne) {
+  for (int i = 0; i < 5; ++i) {
+    std::thread([&] {
+      _ts* state = nullptr;
+      for (int call = 0; call < 3; ++call) {
+        ThreadStateGuard guard(view_);
+        if (call == 0) state = fake_current();
+        EXPECT_EQ(fake_current(), state);
+        EXPECT_EQ(fake_state_count(main_), 2);
+      }
+    }).join();
+    EXPECT_EQ(fake_state_count(main_), 2);
+  }
+}
+
+TEST_F(ThreadTest, WithoutAGilAnExitingThreadDeletesItsOwnState) {
+  fake_set_no_gil(true);
+  std::thread([&] { EXPECT_TRUE(ThreadStateGuard(view_)); }).join();
+  EXPECT_EQ(fake_state_count(main_), 1);
+  fake_set_no_gil(false);
+}
+
+TEST_F(ThreadTest, DeletedStateIsNotBoundAgain) {
+  _is* sub = fake_interp_begin(false);
+  InterpreterView sub_view = InterpreterView::Current();
+  _ts* sub_state = fake_save();
+  std::thread([&] {
+    std::optional<pyhold::PersistentThreadState> state(std::in_place, view_);
+    { ThreadStateGuard guard(view_); }
+    ThreadStateGuard guard(sub_view);  // would bind it again
+    state.reset();
+    EXPECT_EQ(fake_state_count(main_), 1);
+  }).join();
+  fake_restore(sub_state);
+  fake_interp_end(sub);
+}
+
+// PyGILState_Ensure attached the state: who owned it may let go of it, but it
+// is there until PyGILState_Release has detached it.
+TEST_F(ThreadTest, StateThatWasSetAsideIsNotDeleted) {
+  _is* sub = fake_interp_begin(false);
+  InterpreterView sub_view = InterpreterView::Current();
+  _ts* sub_state = fake_save();
+  std::thread([&] {
+    std::optional<pyhold::PersistentThreadState> state(std::in_place, view_);
+    _ts* raw;
+    {
+      ThreadStateGuard guard(view_);
+      raw = fake_current();
+    }
+    fake_restore(raw);
+    {
+      ThreadStateGuard guard(sub_view);
+      state.reset();
+    }
+    EXPECT_EQ(fake_current(), raw);
+    EXPECT_EQ(fake_save(), raw);
+    { ThreadStateGuard guard(view_); }  // deletes it
+    EXPECT_EQ(fake_state_count(main_), 1);
+  }).join();
+  fake_restore(sub_state);
+  fake_interp_end(sub);
+}
+
+// A state that a frame of this thread set aside is this thread's own.
+TEST_F(ThreadTest, StateThatWasSetAsideIsFound) {
+  _is* sub = fake_interp_begin(false);
+  InterpreterView sub_view = InterpreterView::Current();
+  _ts* state = fake_current();
+  {
+    ThreadStateDetachGuard detached;
+    ThreadStateGuard back(sub_view);
+    EXPECT_EQ(fake_current(), state);
+  }
+  {
+    ThreadStateGuard away(view_);
+    ThreadStateGuard back(sub_view);
+    EXPECT_EQ(fake_current(), state);
+  }
+  EXPECT_EQ(fake_current(), state);
+  fake_interp_end(sub);
 }
 
 TEST_F(ThreadTest, DaemonsNestedEnsureProtectsByItself) {
@@ -220,7 +305,48 @@ TEST_F(ThreadTest, ThreadsExitWhileTheGateCloses) {
     fake_interp_end(sub);
     for (auto& thread : threads) thread.join();
   }
-  EXPECT_EQ(fake_state_count(main_), 1);
+  std::thread([&] {
+    ThreadStateGuard guard(view_);
+    EXPECT_EQ(fake_state_count(main_), 2);
+  }).join();
+}
+
+// Threads call once and go, leaving states and taking away others', while the
+// main interpreter ends, again and again.
+class ThreadChurnTest : public testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(, ThreadChurnTest, testing::Bool(),
+                         [](const auto& info) {
+                           return info.param ? "WithoutAGil" : "WithAGil";
+                         });
+TEST_P(ThreadChurnTest, StatesOfExitedThreadsAreLeftOrTakenAway) {
+  fake_set_no_gil(GetParam());
+  for (int round = 0; round < 40; ++round) {
+    _is* main = fake_interp_begin(true);
+    InterpreterView view = InterpreterView::Current();
+    std::atomic<int> started{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 6; ++t) {
+      threads.emplace_back([&] {
+        ++started;
+        for (int i = 0; i < 3; ++i) {
+          std::thread([&] {
+            for (int call = 0; call < 2; ++call) {
+              ThreadStateGuard guard(view);
+              EXPECT_EQ(fake_current() != nullptr, static_cast<bool>(guard));
+            }
+          }).join();
+        }
+      });
+    }
+    while (started < 3) std::this_thread::yield();
+    if (round % 2 == 0) fake_interp_end(main);
+    for (auto& thread : threads) thread.join();
+    if (round % 2 != 0) {
+      EXPECT_LE(fake_state_count(main), GetParam() ? 1 : 19);
+      fake_interp_end(main);
+    }
+  }
+  fake_set_no_gil(false);
 }
 
 using ThreadDeathTest = ThreadTest;

@@ -4,7 +4,9 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define HOLDS_CLOSED UINT64_C(1)
 #define HOLDS_ONE UINT64_C(2)
@@ -34,11 +36,11 @@ void ph_wait_for_leaver(int64_t ms) {
   pthread_cond_clockwait(&someone_left, &the_lock, CLOCK_MONOTONIC, &until);
 }
 
-static void wake_waiters(void) {
-  /* With the lock, so that it cannot fall between a waiter's look and its
-   * sleep. */
+void ph_wake(void) { pthread_cond_broadcast(&someone_left); }
+
+void ph_gate_wake_waiters(void) {
   ph_lock();
-  pthread_cond_broadcast(&someone_left);
+  ph_wake();
   ph_unlock();
 }
 
@@ -52,6 +54,45 @@ int64_t ph_now_ms(void) {
   clock_gettime(clock, &now);
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
+
+/* --- The barrier --- */
+
+#ifndef PH_NO_MEMBARRIER
+bool ph_has_barrier;
+static pthread_once_t init_once = PTHREAD_ONCE_INIT;
+
+static bool membarrier(int command) {
+#ifdef SYS_membarrier
+  return syscall(SYS_membarrier, command, 0, 0) == 0;
+#else
+  (void)command;
+  return false;
+#endif
+}
+
+/* From linux/membarrier.h, which is newer than some systems' headers. */
+enum { PRIVATE_EXPEDITED = 1 << 3, REGISTER_PRIVATE_EXPEDITED = 1 << 4 };
+
+static void init(void) {
+  ph_has_barrier =
+      membarrier(REGISTER_PRIVATE_EXPEDITED) && membarrier(PRIVATE_EXPEDITED);
+}
+
+void ph_gate_init(void) { pthread_once(&init_once, init); }
+
+static void barrier(void) {
+  if (!ph_has_barrier || membarrier(PRIVATE_EXPEDITED)) return;
+  /* A sandbox has taken the call away since ph_gate_init(). No store stays in a
+   * core's buffer for anything near as long as this. */
+  struct timespec pause = {.tv_nsec = 10000000};
+  nanosleep(&pause, NULL);
+}
+#else
+void ph_gate_init(void) {}
+static void barrier(void) {}
+#endif
+
+/* --- The gate --- */
 
 void ph_gate_link(struct gate *gate, struct pyhold_slot *slot) {
   slot->next = gate->slots;
@@ -68,8 +109,10 @@ void ph_gate_unlink(struct pyhold_slot *slot) {
 void ph_gate_close(struct gate *gate) {
   /* relaxed: a single word, whose writers all read-modify-write it. */
   atomic_fetch_or_explicit(&gate->holds, HOLDS_CLOSED, memory_order_relaxed);
-  /* seq_cst: before the reads in ph_gate_is_idle() [P1] [P2]. */
+  /* seq_cst: before the reads in ph_gate_is_idle() [P1] [P2], by barrier()
+   * or by itself. */
   atomic_store_explicit(&gate->closed, true, memory_order_seq_cst);
+  barrier();
 }
 
 bool ph_gate_is_idle(struct gate *gate, int64_t except) {
@@ -77,34 +120,12 @@ bool ph_gate_is_idle(struct gate *gate, int64_t except) {
   if (atomic_load_explicit(&gate->holds, memory_order_acquire) >> 1 != 0)
     return false;
   for (struct pyhold_slot *s = gate->slots; s != NULL; s = s->next) {
-    /* seq_cst: after the write in ph_gate_close() [P1] [P2] [P3]. */
+    /* seq_cst: after the write in ph_gate_close() [P1] [P2]; acquire: [P3]. */
     if (atomic_load_explicit(&s->active, memory_order_seq_cst) &&
         s->thread_id != except)
       return false;
   }
   return true;
-}
-
-bool ph_slot_enter(struct gate *gate, struct pyhold_slot *slot) {
-  /* relaxed: a first look, for [INV3]; the second one decides. */
-  if (atomic_load_explicit(&gate->closed, memory_order_relaxed)) return false;
-  /* seq_cst, both: [P1]. */
-  atomic_store_explicit(&slot->active, true, memory_order_seq_cst);
-  if (!atomic_load_explicit(&gate->closed, memory_order_seq_cst)) return true;
-  ph_slot_leave(gate, slot);
-  return false;
-}
-
-void ph_slot_enter_pinned(struct pyhold_slot *slot) {
-  /* relaxed: the ph_gate_drop() that follows releases it, and ph_gate_is_idle()
-   * acquires that before it reads the slot [INV2]. */
-  atomic_store_explicit(&slot->active, true, memory_order_relaxed);
-}
-
-void ph_slot_leave(struct gate *gate, struct pyhold_slot *slot) {
-  /* seq_cst, both: [P2]; the store releases what the holder did [P3]. */
-  atomic_store_explicit(&slot->active, false, memory_order_seq_cst);
-  if (atomic_load_explicit(&gate->closed, memory_order_seq_cst)) wake_waiters();
 }
 
 bool ph_gate_hold(struct gate *gate) {
@@ -131,7 +152,7 @@ void ph_gate_drop(struct gate *gate) {
   uint64_t old =
       atomic_fetch_sub_explicit(&gate->holds, HOLDS_ONE, memory_order_release);
   if (old < HOLDS_ONE) ph_fatal("a hold was released twice");
-  if (old & HOLDS_CLOSED) wake_waiters();
+  if (old & HOLDS_CLOSED) ph_gate_wake_waiters();
 }
 
 int64_t ph_gate_holds(struct gate *gate) {

@@ -19,17 +19,24 @@
  *       however many and however busy, leave their slots at zero. Each thread
  *       can slip between the look and the write once.
  *
- * Ordering:
+ * Ordering. A thread's side is on the path of every call, the closer's is used
+ * once: so the closer pays for both. Its barrier() makes every thread of the
+ * process run a full memory barrier at some point of its own instructions
+ * (membarrier(2)); threads only keep the compiler from exchanging two accesses.
+ * Where the kernel has no such call, threads use seq_cst accesses instead.
+ *
  * P1  ph_slot_enter() writes slot.active, then reads gate.closed;
- *     ph_gate_close() writes gate.closed, then ph_gate_is_idle() reads
- *     slot.active. All four are seq_cst, in one total order: whichever write
- *     comes second, the read behind it sees the other. With anything weaker
- *     both reads could miss (each write still in its core's store buffer): the
- *     thread goes in, and finalization goes on.
+ *     ph_gate_close() writes gate.closed, then runs the barrier, then
+ *     ph_gate_is_idle() reads slot.active. The barrier falls into the thread's
+ *     instructions either before its read, which then sees the gate closed; or
+ *     after its write, which the closer then sees. It cannot be that both miss,
+ *     so that the thread goes in and finalization goes on. (Seq_cst: the same,
+ *     by the one total order of all four accesses.)
  * P2  ph_slot_leave() writes slot.active = 0, then reads gate.closed; the
- *     waiter has written gate.closed, then reads slot.active and sleeps.
- *     Seq_cst for the same reason, turned round: else the last holder could
- *     leave without waking a waiter that did not see it leave.
+ *     waiter has run the barrier, then reads slot.active, and sleeps. The same
+ *     two cases: the thread sees the gate closed, and wakes the waiter; or the
+ *     waiter sees it gone. It holds for all later looks, too: a read that comes
+ *     after the barrier sees the gate closed.
  * P3  ph_slot_leave() and ph_gate_drop() release, ph_gate_is_idle() acquires:
  *     all that a holder did happens before the finalization it let go on.
  *
@@ -72,8 +79,12 @@ struct pyhold_slot {
 
   /* The owner's alone. */
   struct pyhold_slot *next_of_thread;
-  struct _ts *state;   /* made by pyhold, in force now */
-  struct _ts *vouched; /* see thread_knows() */
+  struct _ts *state;   /* made by pyhold: in use, kept or persistent */
+  unsigned uses;       /* frames that attached `state` */
+  unsigned persistent; /* pyhold_thread_states that it is there for */
+  bool keep;           /* it stays when both are zero */
+  struct _ts *vouched; /* see thread_knows(); 3.11's only, as the next */
+  uint64_t vouched_id;
 };
 
 struct gate {
@@ -84,6 +95,24 @@ struct gate {
   _Alignas(CACHE_LINE) atomic_uint_least64_t holds;
 };
 
+/* Whether the closer's barrier reaches all threads [P1]. Written once, before there is a
+ * gate. */
+#if defined(__SANITIZE_THREAD__)
+#define PH_NO_MEMBARRIER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define PH_NO_MEMBARRIER 1
+#endif
+#endif
+#if defined(PH_NO_MEMBARRIER) /* ThreadSanitizer does not know it */
+enum { ph_has_barrier = false };
+#else
+extern bool ph_has_barrier;
+#endif
+
+/* Before the first gate is made. Threads: any. */
+void ph_gate_init(void);
+
 /* Say what contract was broken, and abort(). */
 _Noreturn void ph_fatal(const char *what);
 
@@ -92,22 +121,57 @@ void ph_unlock(void);
 /* Requires: the lock. Returns when a holder of a closed gate has left, or
  * after `ms`, or for no reason. */
 void ph_wait_for_leaver(int64_t ms);
+/* Wakes all who wait so. Requires: the lock, so that it cannot fall between a
+ * waiter's look and its sleep. */
+void ph_wake(void);
 /* Milliseconds on a clock that never goes back; coarse, and cheap to read. */
 int64_t ph_now_ms(void);
 
 /* Requires: the lock. */
 void ph_gate_link(struct gate *gate, struct pyhold_slot *slot);
 void ph_gate_unlink(struct pyhold_slot *slot);
+/* Interrupts all threads of the process for a moment [P1]. */
 void ph_gate_close(struct gate *gate);
+void ph_gate_wake_waiters(void);
 /* Whether nothing holds the gate but, perhaps, slots of thread `except`.
  * Requires: the lock; the gate is closed. */
 bool ph_gate_is_idle(struct gate *gate, int64_t except);
 
+/* Write slot.active, before whatever the caller reads next [P1] [P2]. */
+static inline void ph_slot_set(struct pyhold_slot *slot, bool active) {
+  if (ph_has_barrier) {
+    /* release: [P3]. */
+    atomic_store_explicit(&slot->active, active, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst); /* the compiler's barrier */
+  } else {
+    atomic_store_explicit(&slot->active, active, memory_order_seq_cst);
+  }
+}
+
 /* Requires, of these three: the caller owns the slot, and it is linked. */
-bool ph_slot_enter(struct gate *gate, struct pyhold_slot *slot);
+static inline void ph_slot_leave(struct gate *gate, struct pyhold_slot *slot) {
+  ph_slot_set(slot, false);
+  /* seq_cst: [P2]. */
+  if (atomic_load_explicit(&gate->closed, memory_order_seq_cst))
+    ph_gate_wake_waiters();
+}
+
+static inline bool ph_slot_enter(struct gate *gate, struct pyhold_slot *slot) {
+  /* relaxed: a first look, for [INV3]; the second one decides. */
+  if (atomic_load_explicit(&gate->closed, memory_order_relaxed)) return false;
+  ph_slot_set(slot, true);
+  /* seq_cst: [P1]. */
+  if (!atomic_load_explicit(&gate->closed, memory_order_seq_cst)) return true;
+  ph_slot_leave(gate, slot);
+  return false;
+}
+
 /* Requires: the caller has a hold on the gate. */
-void ph_slot_enter_pinned(struct pyhold_slot *slot);
-void ph_slot_leave(struct gate *gate, struct pyhold_slot *slot);
+static inline void ph_slot_enter_pinned(struct pyhold_slot *slot) {
+  /* relaxed: the ph_gate_drop() that follows releases it, and ph_gate_is_idle()
+   * acquires that before it reads the slot [INV2]. */
+  atomic_store_explicit(&slot->active, true, memory_order_relaxed);
+}
 
 /* Requires: the gate's memory outlives the call. */
 bool ph_gate_hold(struct gate *gate);

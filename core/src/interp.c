@@ -11,6 +11,7 @@ static pyhold_interp *hold_of(struct record *r) { return (pyhold_interp *)r; }
 
 struct pyhold_view {
   atomic_uint refs;
+  pyhold_keep keep;
   struct record *record; /* a reference */
 };
 
@@ -54,24 +55,33 @@ struct _is *pyhold_interp_state(const pyhold_interp *hold) {
 }
 
 pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
-  return ph_thread_ensure(record_of(hold), /*hold=*/true);
+  if (hold == NULL) return PYHOLD_EMISUSE;
+  pyhold_status status =
+      ph_thread_ensure(record_of(hold), PINNED, PYHOLD_KEEP);
+  pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
+  return status;
 }
 
 pyhold_status pyhold_frame_enter(pyhold_frame *frame, pyhold_interp *hold,
                                  const char *file, int line) {
-  return ph_thread_enter(frame, record_of(hold), /*hold=*/true, file, line);
+  pyhold_status status = ph_thread_enter(frame, record_of(hold), PINNED,
+                                         PYHOLD_KEEP, file, line);
+  pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
+  return status;
 }
 
 /* --- Views --- */
 
 /* Takes over the reference to `r`. */
-static pyhold_status make_view(struct record *r, pyhold_view **out) {
+static pyhold_status make_view(struct record *r, pyhold_keep keep,
+                               pyhold_view **out) {
   pyhold_view *view = malloc(sizeof *view);
   if (view == NULL) {
     ph_record_unref(r);
     return PYHOLD_ENOMEM;
   }
   atomic_init(&view->refs, 1);
+  view->keep = keep;
   view->record = r;
   *out = view;
   return PYHOLD_OK;
@@ -81,7 +91,7 @@ pyhold_status pyhold_view_current(pyhold_view **out) {
   struct record *r;
   *out = NULL;
   pyhold_status status = ph_thread_adopt_current(&r);
-  return status == PYHOLD_OK ? make_view(r, out) : status;
+  return status == PYHOLD_OK ? make_view(r, PYHOLD_KEEP, out) : status;
 }
 
 pyhold_status pyhold_view_main(pyhold_view **out) {
@@ -94,10 +104,19 @@ pyhold_status pyhold_view_main(pyhold_view **out) {
     if (status != PYHOLD_OK) return status;
     if (!r->is_main) {
       ph_record_unref(r);
-      return PYHOLD_ENOINTERP;
+      r = ph_registry_find_main(); /* adopted with the other, on 3.11 */
+      if (r == NULL) return PYHOLD_ENOINTERP;
     }
   }
-  return make_view(r, out);
+  return make_view(r, PYHOLD_KEEP, out);
+}
+
+pyhold_status pyhold_view_with(pyhold_view *view, pyhold_keep keep,
+                               pyhold_view **out) {
+  *out = NULL;
+  if (keep != PYHOLD_KEEP && keep != PYHOLD_PER_CALL) return PYHOLD_EMISUSE;
+  ph_record_ref(view->record);
+  return make_view(view->record, keep, out);
 }
 
 pyhold_view *pyhold_view_dup(pyhold_view *view) {
@@ -124,10 +143,25 @@ pyhold_status pyhold_view_hold(pyhold_view *view, pyhold_interp **out) {
 }
 
 pyhold_status pyhold_thread_ensure_view(pyhold_view *view) {
-  return ph_thread_ensure(view->record, /*hold=*/false);
+  if (view == NULL) return PYHOLD_EMISUSE;
+  return ph_thread_ensure(view->record, ASK, view->keep);
 }
 
 pyhold_status pyhold_frame_enter_view(pyhold_frame *frame, pyhold_view *view,
                                       const char *file, int line) {
-  return ph_thread_enter(frame, view->record, /*hold=*/false, file, line);
+  return ph_thread_enter(frame, view->record, ASK, view->keep, file, line);
+}
+
+pyhold_status pyhold_thread_state_new(pyhold_view *view,
+                                      pyhold_thread_state **out) {
+  return ph_thread_state_new(view->record, out);
+}
+
+pyhold_status pyhold_on_close(pyhold_view *view, void (*fn)(void *),
+                              void *arg) {
+  return ph_registry_on_close(view->record, fn, arg);
+}
+
+bool pyhold_on_close_cancel(pyhold_view *view, void (*fn)(void *), void *arg) {
+  return ph_registry_on_close_cancel(view->record, fn, arg);
 }

@@ -1,8 +1,8 @@
 /* port: all that the core needs of CPython.
  *
- * port_cpython.c is the real one, and the only file of the core that calls
- * CPython or tests its version. tests/support/fake_port.c is another, without
- * an interpreter, so that the rest can run under ThreadSanitizer.
+ * port_cpython.c and .h are the real one, and the only files of the core that
+ * call CPython or test its version. tests/support/fake_port.c is another,
+ * without an interpreter, so that the rest can run under ThreadSanitizer.
  *
  * None of these leaves a Python exception set that was not set before. */
 #ifndef PYHOLD_SRC_PORT_H_
@@ -28,11 +28,16 @@ port_state *ph_port_current(port_state **maybe);
  * gave as *maybe. False if even so it cannot be. */
 bool ph_port_maybe_is_plausible(port_state *maybe);
 
+/* A number that no other state of its interpreter has. Requires: some thread is
+ * attached to `state`. */
+uint64_t ph_port_state_id(port_state *state);
+
 /* The state that PyGILState_Ensure would attach to this thread, or NULL. */
 port_state *ph_port_gilstate(void);
 
-/* Whether each attach makes its state the thread's gilstate (3.12+). */
-bool ph_port_attach_rebinds_gilstate(void);
+/* The thread's gilstate, if attaching `next` would make the thread forget it:
+ * from 3.12 on each attach makes its state the gilstate. Else NULL. */
+port_state *ph_port_displaced_by(port_state *next);
 
 port_interp *ph_port_state_interp(port_state *state);
 
@@ -41,15 +46,44 @@ port_interp *ph_port_state_interp(port_state *state);
 /* Make a state for the calling thread, attached or not. NULL: no memory. */
 port_state *ph_port_state_new(port_interp *interp);
 
-/* Blocks until the GIL is free. Requires: the thread is detached. */
-void ph_port_attach(port_state *state);
-
-/* Requires: the thread is attached to `state`. */
-void ph_port_detach(port_state *state);
-
 /* Clear, delete and detach. Runs Python destructors.
  * Requires: the thread is attached to `state`. */
 void ph_port_state_delete_attached(port_state *state);
+
+/* Clear and delete the state of a thread that has exited. Runs Python
+ * destructors. Requires: attached to another state of the same interpreter. */
+void ph_port_state_delete_orphan(port_state *state);
+
+/* Whether an exiting thread deletes its state itself, because there is no GIL
+ * to wait for (free-threaded builds; there, clearing the state of another
+ * thread is not sound either). Else it leaves it behind. */
+bool ph_port_exit_deletes_state(void);
+
+/* --- On the path of every call --- */
+
+#ifdef PYHOLD_FAKE_PORT
+#define PH_PORT_HOT
+#else
+#define PH_PORT_HOT static inline
+#endif
+
+/* Whether this thread is attached to `state`, which is its own. */
+PH_PORT_HOT bool ph_port_is_attached(port_state *state);
+
+/* Whether `state`, which is this thread's own, can be attached as things are:
+ * the thread is detached, and ph_port_displaced_by(state) is NULL. May be false
+ * for no reason. */
+PH_PORT_HOT bool ph_port_is_next(port_state *state);
+
+/* Blocks until the GIL is free. Requires: the thread is detached. */
+PH_PORT_HOT void ph_port_attach(port_state *state);
+
+/* Requires: the thread is attached to `state`. */
+PH_PORT_HOT void ph_port_detach(port_state *state);
+
+#ifndef PYHOLD_FAKE_PORT
+#include "port_cpython.h"
+#endif
 
 /* --- Interpreters. Requires: attached to the interpreter in question. --- */
 
@@ -65,13 +99,20 @@ void *ph_port_cookie(port_interp *interp);
 void *ph_port_cookie_set(port_interp *interp, void *cookie);
 
 /* Register ph_registry_finalize(cookie) with the interpreter's atexit module.
- * OK; ENOMEM; EFINALIZING: its callbacks run already, or ran. Runs Python. */
+ * OK; ENOMEM; EFINALIZING: it cannot be had any more. Runs Python code. */
 pyhold_status ph_port_register_gate(void *cookie);
+
+/* Whether the atexit callbacks run or ran, so that one registered now would
+ * never be called. Runs Python code. */
+bool ph_port_gate_is_late(void);
 
 /* Have ph_registry_adopt_main() called, attached to the main interpreter:
  * now or, from another interpreter, before the main one's atexit callbacks.
  * False: no memory, or too many such calls are pending. */
 bool ph_port_adopt_main(void);
+
+/* Whether the process has other interpreters than this one. */
+bool ph_port_has_other_interps(void);
 
 /* Let Ctrl-C be noticed: true if it was, and has been reported. */
 bool ph_port_interrupted(void);

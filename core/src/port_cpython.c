@@ -1,17 +1,7 @@
-/* The real port: the only file of the core that calls CPython. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include "gate.h"
+/* The real port. */
 #include "port.h"
 #include "registry.h"
 
-#if PY_VERSION_HEX < 0x030B0000
-#error "pyhold needs CPython 3.11 or newer"
-#endif
-
-/* 3.11: the current thread state is one global, not one for each thread. */
-#define CURRENT_IS_GLOBAL (PY_VERSION_HEX < 0x030C0000)
 /* 3.12+: each attach makes its state the one that PyGILState finds. */
 #define ATTACH_REBINDS_GILSTATE (PY_VERSION_HEX >= 0x030C0000)
 /* 3.12+: a pending exception is one object; before, three pointers. */
@@ -64,17 +54,27 @@ port_state *ph_port_current(port_state **maybe) {
 bool ph_port_maybe_is_plausible(port_state *maybe) {
   (void)maybe;
   /* A thread's attached state differs from its gilstate only where there are
-   * subinterpreters. These walk a list that changes under a lock of CPython's,
-   * but reading whether it has a second element is one load. */
-  PyInterpreterState *first = PyInterpreterState_Head();
-  return first != NULL && PyInterpreterState_Next(first) != NULL;
+   * subinterpreters. */
+  return ph_port_has_other_interps();
 }
 
 port_state *ph_port_gilstate(void) { return PyGILState_GetThisThreadState(); }
 
-bool ph_port_attach_rebinds_gilstate(void) { return ATTACH_REBINDS_GILSTATE; }
+port_state *ph_port_displaced_by(port_state *next) {
+#if ATTACH_REBINDS_GILSTATE
+  if (next->_status.bound_gilstate) return NULL; /* it is the gilstate itself */
+  return PyGILState_GetThisThreadState();
+#else
+  (void)next;
+  return NULL;
+#endif
+}
 
 port_interp *ph_port_state_interp(port_state *state) { return state->interp; }
+
+uint64_t ph_port_state_id(port_state *state) {
+  return PyThreadState_GetID(state);
+}
 
 /* --- Thread states --- */
 
@@ -82,17 +82,27 @@ port_state *ph_port_state_new(port_interp *interp) {
   return PyThreadState_New(interp);
 }
 
-void ph_port_attach(port_state *state) { PyEval_RestoreThread(state); }
-
-void ph_port_detach(port_state *state) {
-  if (PyEval_SaveThread() != state)
-    ph_fatal(
-        "a guard ends while another thread state than its own is attached");
-}
-
 void ph_port_state_delete_attached(port_state *state) {
   PyThreadState_Clear(state);
   PyThreadState_DeleteCurrent();
+}
+
+void ph_port_state_delete_orphan(port_state *state) {
+#if ATTACH_REBINDS_GILSTATE
+  /* Else PyThreadState_Delete() would clear the gilstate of the *calling*
+   * thread, whose next PyGILState_Ensure would deadlock. */
+  state->_status.bound_gilstate = 0;
+#endif
+  PyThreadState_Clear(state);
+  PyThreadState_Delete(state);
+}
+
+bool ph_port_exit_deletes_state(void) {
+#ifdef Py_GIL_DISABLED
+  return true;
+#else
+  return false;
+#endif
 }
 
 /* --- Interpreters --- */
@@ -160,32 +170,64 @@ static PyMethodDef gate_method = {
     "pyhold_gate", gate_callback, METH_NOARGS,
     "Waits for the native threads that are in this interpreter."};
 
-/* Whether the atexit callbacks run or ran: a callback registered now is
- * dropped in silence. CPython keeps that to itself; but threading._shutdown
- * runs just before them, and leaves a mark. Nothing imported threading: then
- * this cannot be told. */
-static bool atexit_is_too_late(void) {
+/* Whether some thread is in threading._shutdown. */
+static bool joins_threads(PyObject *threading) {
+  PyObject *shutdown = PyObject_GetAttrString(threading, "_shutdown");
+  PyObject *code =
+      shutdown != NULL ? PyObject_GetAttrString(shutdown, "__code__") : NULL;
+  PyObject *sys = PyImport_ImportModule("sys");
+  PyObject *frames =
+      sys != NULL ? PyObject_CallMethod(sys, "_current_frames", NULL) : NULL;
+  bool found = false;
+  PyObject *key, *top;
+  Py_ssize_t at = 0;
+  while (!found && code != NULL && frames != NULL &&
+         PyDict_Next(frames, &at, &key, &top)) {
+    PyFrameObject *frame = (PyFrameObject *)Py_NewRef(top);
+    while (frame != NULL && !found) {
+      PyCodeObject *running = PyFrame_GetCode(frame);
+      found = (PyObject *)running == code;
+      Py_DECREF(running);
+      PyFrameObject *back = PyFrame_GetBack(frame);
+      Py_DECREF(frame);
+      frame = back;
+    }
+    Py_XDECREF(frame);
+  }
+  Py_XDECREF(frames);
+  Py_XDECREF(sys);
+  Py_XDECREF(code);
+  Py_XDECREF(shutdown);
+  return found;
+}
+
+/* CPython keeps to itself how far atexit is; but threading._shutdown runs just
+ * before the callbacks, joins the threads that are no daemons, and leaves a
+ * mark when it begins. Nothing imported threading: then it cannot be told. */
+bool ph_port_gate_is_late(void) {
 #if HAS_GET_UNCHECKED
   if (Py_IsFinalizing()) return true;
 #else
   if (_Py_IsFinalizing()) return true;
 #endif
+  error_state error = error_put_aside();
   bool late = false;
   PyObject *name = PyUnicode_FromString("threading");
   PyObject *threading = name != NULL ? PyImport_GetModule(name) : NULL;
   if (threading != NULL) {
     PyObject *mark = PyObject_GetAttrString(threading, "_SHUTTING_DOWN");
     late = mark != NULL && PyObject_IsTrue(mark) == 1;
+    late = late && !joins_threads(threading);
     Py_XDECREF(mark);
     Py_DECREF(threading);
   }
   Py_XDECREF(name);
   PyErr_Clear();
+  error_put_back(error);
   return late;
 }
 
-pyhold_status ph_port_register_gate(void *cookie) {
-  error_state error = error_put_aside();
+static bool register_gate(void *cookie) {
   PyObject *atexit = PyImport_ImportModule("atexit");
   PyObject *capsule = PyCapsule_New(cookie, NULL, NULL);
   PyObject *gate =
@@ -193,17 +235,28 @@ pyhold_status ph_port_register_gate(void *cookie) {
   PyObject *done = NULL;
   if (atexit != NULL && gate != NULL)
     done = PyObject_CallMethod(atexit, "register", "O", gate);
-  pyhold_status status = PYHOLD_OK;
-  if (done == NULL)
-    status = PyErr_ExceptionMatches(PyExc_MemoryError) ? PYHOLD_ENOMEM
-                                                       : PYHOLD_EFINALIZING;
-  PyErr_Clear();
-  /* Asked afterwards: if it is not too late now, it was not then. */
-  if (status == PYHOLD_OK && atexit_is_too_late()) status = PYHOLD_EFINALIZING;
+  bool ok = done != NULL;
   Py_XDECREF(done);
   Py_XDECREF(gate);
   Py_XDECREF(capsule);
   Py_XDECREF(atexit);
+  return ok;
+}
+
+pyhold_status ph_port_register_gate(void *cookie) {
+  error_state error = error_put_aside();
+  pyhold_status status = PYHOLD_OK;
+  bool ok = register_gate(cookie);
+  if (!ok && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+    /* Ctrl-C came before, and is somebody else's: give it back. */
+    PyErr_Clear();
+    ok = register_gate(cookie);
+    PyErr_SetInterrupt();
+  }
+  if (!ok)
+    status = PyErr_ExceptionMatches(PyExc_MemoryError) ? PYHOLD_ENOMEM
+                                                       : PYHOLD_EFINALIZING;
+  PyErr_Clear();
   error_put_back(error);
   return status;
 }
@@ -237,6 +290,13 @@ bool ph_port_adopt_main(void) {
   return true;
 }
 #endif
+
+bool ph_port_has_other_interps(void) {
+  /* The head changes under a lock of CPython's, which reading it does not need:
+   * an interpreter that comes or goes this moment may be missed either way. */
+  PyInterpreterState *first = PyInterpreterState_Head();
+  return first != NULL && PyInterpreterState_Next(first) != NULL;
+}
 
 bool ph_port_interrupted(void) {
   if (PyErr_CheckSignals() == 0) return false;

@@ -27,11 +27,13 @@ struct ended_ids {
 static struct record *records;
 static struct ended_ids *ended;
 static bool runtime_closing; /* from the main one's close until it is gone */
+static bool main_is_asked;   /* ph_port_adopt_main(), and has not come yet */
 static pyhold_wait_policy policy;
 
 /* --- Records --- */
 
 static struct record *record_new(port_interp *interp) {
+  ph_gate_init();
   struct record *r = aligned_alloc(_Alignof(struct record), sizeof *r);
   struct ended_ids *e = malloc(sizeof *e);
   if (r == NULL || e == NULL) {
@@ -43,6 +45,7 @@ static struct record *record_new(port_interp *interp) {
   r->interp = interp;
   r->id = ph_port_interp_id(interp);
   r->is_main = ph_port_interp_is_main(interp);
+  r->pid = getpid();
   r->ended = e;
   atomic_init(&r->refs, 2); /* the list's, the cookie's */
   return r;
@@ -53,13 +56,29 @@ void ph_record_ref(struct record *r) {
   atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
 }
 
+/* pyhold_on_close(): what is to be called. */
+struct close_call {
+  void (*fn)(void *);
+  void *arg;
+  struct close_call *next;
+};
+
 void ph_record_unref(struct record *r) {
   /* acq_rel: whoever frees comes after all other users. */
-  if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1) {
-    assert(r->gate.slots == NULL);
-    free(r->ended);
-    free(r);
+  if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) return;
+  assert(r->gate.slots == NULL);
+  while (r->orphans != NULL) { /* CPython had their states */
+    struct pyhold_slot *orphan = r->orphans;
+    r->orphans = orphan->next;
+    free(orphan);
   }
+  while (r->close_calls != NULL) { /* there was no gate to close */
+    struct close_call *call = r->close_calls;
+    r->close_calls = call->next;
+    free(call);
+  }
+  free(r->ended);
+  free(r);
 }
 
 /* Requires: the lock. */
@@ -140,15 +159,47 @@ static struct record *adopt_new(port_interp *interp, pyhold_status *status) {
 
   struct record *winner = ph_port_cookie_set(interp, r);
   if (winner == r) return r;
-  /* Another thread was first, or there is no memory. Nobody saw ours. */
+  /* Another thread was first, or there is no memory. Nobody saw ours, but the
+   * end of the main interpreter, which may have taken it out of the list. */
   ph_lock();
   ph_gate_close(&r->gate);
-  (void)kill_record(r);
+  bool listed = kill_record(r);
   ph_unlock();
-  ph_record_unref(r);
+  if (listed) ph_record_unref(r);
   ph_record_unref(r);
   *status = PYHOLD_ENOMEM;
   return winner;
+}
+
+/* Have the main interpreter adopted, if it is not: its end ends `r`. */
+static bool adopt_main(void) {
+  if (main_is_ready()) return true;
+  ph_lock();
+  bool asked = main_is_asked;
+  main_is_asked = true;
+  ph_unlock();
+  /* Once is enough: CPython takes 32 such calls, until it gets to make them. */
+  if (asked || ph_port_adopt_main()) return true;
+  ph_lock();
+  main_is_asked = false;
+  ph_unlock();
+  return false;
+}
+
+/* Two threads may both come here, and register the gate twice: the second
+ * callback finds the record DEAD and does nothing. Waiting for the first one
+ * instead would block with the GIL. A failure leaves the record HIDDEN, so that
+ * the next call tries again. */
+static pyhold_status make_ready(struct record *r) {
+  /* relaxed, both: at worst it is registered once more. */
+  if (!atomic_load_explicit(&r->registered, memory_order_relaxed)) {
+    pyhold_status status = ph_port_register_gate(r);
+    if (status != PYHOLD_OK) return status;
+    atomic_store_explicit(&r->registered, true, memory_order_relaxed);
+  }
+  /* Asked afterwards: if it is not too late now, it was not then. */
+  if (ph_port_gate_is_late()) return PYHOLD_EFINALIZING;
+  return r->is_main || adopt_main() ? PYHOLD_OK : PYHOLD_ENOMEM;
 }
 
 pyhold_status ph_registry_adopt(port_interp *interp, struct record **out) {
@@ -160,14 +211,7 @@ pyhold_status ph_registry_adopt(port_interp *interp, struct record **out) {
 
   /* acquire: pairs with the release below: the gate is registered. */
   if (!atomic_load_explicit(&r->ready, memory_order_acquire)) {
-    /* Two threads may both come here, and register the gate twice: the second
-     * callback finds the record DEAD and does nothing. Waiting for the first
-     * one instead would block with the GIL. A failure leaves it HIDDEN, so
-     * that the next call tries again. */
-    status = ph_port_register_gate(r);
-    if (status == PYHOLD_OK && !r->is_main && !main_is_ready() &&
-        !ph_port_adopt_main())
-      status = PYHOLD_ENOMEM;
+    status = make_ready(r);
     if (status != PYHOLD_OK) {
       ph_record_unref(r);
       return status;
@@ -179,6 +223,9 @@ pyhold_status ph_registry_adopt(port_interp *interp, struct record **out) {
 }
 
 void ph_registry_adopt_main(port_interp *main_interp) {
+  ph_lock();
+  main_is_asked = false;
+  ph_unlock();
   struct record *r;
   if (ph_registry_adopt(main_interp, &r) == PYHOLD_OK) ph_record_unref(r);
 }
@@ -234,6 +281,68 @@ pyhold_status ph_registry_hold(int64_t id, struct record **out) {
   return status;
 }
 
+/* --- Thread states that were left behind --- */
+
+bool ph_registry_orphan(struct pyhold_slot *slot) {
+  struct record *r = slot->record;
+  ph_lock();
+  /* relaxed: under the lock. */
+  bool dead = atomic_load_explicit(&r->dead, memory_order_relaxed);
+  if (!dead) {
+    slot->next = r->orphans;
+    r->orphans = slot;
+  }
+  ph_unlock();
+  return !dead;
+}
+
+void ph_registry_reclaim(struct record *r) {
+  ph_lock();
+  struct pyhold_slot *orphans = r->orphans;
+  r->orphans = NULL;
+  ph_unlock();
+  while (orphans != NULL) {
+    struct pyhold_slot *orphan = orphans;
+    orphans = orphan->next;
+    ph_port_state_delete_orphan(orphan->state);
+    free(orphan);
+  }
+}
+
+/* --- Word of the close --- */
+
+pyhold_status ph_registry_on_close(struct record *r, void (*fn)(void *),
+                                   void *arg) {
+  struct close_call *call = malloc(sizeof *call);
+  if (call == NULL) return PYHOLD_ENOMEM;
+  *call = (struct close_call){.fn = fn, .arg = arg};
+  ph_lock();
+  /* relaxed: under the lock, as the close is. */
+  bool closed = atomic_load_explicit(&r->gate.closed, memory_order_relaxed);
+  if (!closed) {
+    call->next = r->close_calls;
+    r->close_calls = call;
+  }
+  ph_unlock();
+  if (closed) free(call);
+  return closed ? PYHOLD_EFINALIZING : PYHOLD_OK;
+}
+
+bool ph_registry_on_close_cancel(struct record *r, void (*fn)(void *),
+                                 void *arg) {
+  ph_lock();
+  while (r->running != NULL && r->running->fn == fn && r->running->arg == arg)
+    ph_wait_for_leaver(1000);
+  struct close_call **at = &r->close_calls;
+  while (*at != NULL && ((*at)->fn != fn || (*at)->arg != arg))
+    at = &(*at)->next;
+  struct close_call *call = *at;
+  if (call != NULL) *at = call->next;
+  ph_unlock();
+  free(call);
+  return call != NULL;
+}
+
 /* --- The end --- */
 
 /* What one finalization ends: one record, or all of them. */
@@ -280,6 +389,34 @@ static bool all_idle(const struct ending *e) {
   bool idle = true;
   for_each_ending(e, check_one, &idle);
   return idle;
+}
+
+static void find_close_call(const struct ending *e, struct record *r,
+                            void *found) {
+  (void)e;
+  if (r->close_calls != NULL) *(struct record **)found = r;
+}
+
+/* Requires: detached; the gates are closed, so no calls are added. */
+static void make_close_calls(const struct ending *e) {
+  struct record *r;
+  ph_lock();
+  while (r = NULL, for_each_ending(e, find_close_call, &r), r != NULL) {
+    struct close_call *call = r->close_calls;
+    r->close_calls = call->next;
+    r->running = call;
+    ph_record_ref(r);
+    ph_unlock();
+    call->fn(call->arg);
+    ph_lock();
+    r->running = NULL;
+    ph_wake(); /* ph_registry_on_close_cancel() */
+    ph_unlock();
+    free(call);
+    ph_record_unref(r);
+    ph_lock();
+  }
+  ph_unlock();
 }
 
 struct doomed {
@@ -492,16 +629,21 @@ static bool hand_over(const struct ending *ending) {
   return false;
 }
 
-/* Wait on the finalizing thread itself. Requires: attached. */
-static void wait_here(struct ending *e) {
+static port_state *detach_current(void) {
   port_state *maybe;
   port_state *state = ph_port_current(&maybe);
   if (state == NULL) state = maybe; /* it runs Python code: it is attached */
+  ph_port_detach(state);
+  return state;
+}
+
+/* Wait on the finalizing thread itself. Requires: attached. */
+static void wait_here(struct ending *e) {
   int64_t until_ms = 0;
   bool over;
   do {
     until_ms += INTERRUPT_CHECK_MS;
-    ph_port_detach(state);
+    port_state *state = detach_current();
     ph_lock();
     over = wait_for_holders(e, until_ms);
     ph_unlock();
@@ -509,7 +651,12 @@ static void wait_here(struct ending *e) {
   } while (!over && !ph_port_interrupted());
 }
 
+/* In a child of fork() the threads in the gate do not exist, and the lock may
+ * be one of theirs. */
+static bool is_of_parent(const struct record *r) { return r->pid != getpid(); }
+
 void ph_registry_finalize(void *cookie) {
+  if (is_of_parent(cookie)) return;
   struct ending e = {.record = cookie,
                      .finalizing_thread_id = (int64_t)syscall(SYS_gettid)};
   ph_lock();
@@ -519,12 +666,24 @@ void ph_registry_finalize(void *cookie) {
   }
   if (e.record->is_main) runtime_closing = true;
   for_each_ending(&e, close_one, NULL);
+  struct record *r = NULL;
+  for_each_ending(&e, find_close_call, &r);
+  ph_unlock();
+  if (r != NULL) {
+    port_state *state = detach_current();
+    make_close_calls(&e);
+    ph_port_attach(state);
+  }
+  ph_lock();
   e.began_ms = ph_now_ms();
   e.warn_at_ms = warn_after_ms();
   bool idle = all_idle(&e);
   ph_unlock();
   if (!idle) {
-    if (hand_over(&e)) return;
+    /* CPython ends left-over subinterpreters before it waits for its guards,
+     * and a thread that is waited for may have one. */
+    bool may_hand_over = !e.record->is_main || !ph_port_has_other_interps();
+    if (may_hand_over && hand_over(&e)) return;
     wait_here(&e);
   }
   finish(&e);
@@ -532,10 +691,13 @@ void ph_registry_finalize(void *cookie) {
 
 void ph_registry_interp_gone(void *cookie) {
   struct record *r = cookie;
+  if (is_of_parent(r)) return;
+  /* release: pairs with thread_knows(). */
+  atomic_store_explicit(&r->gone, true, memory_order_release);
   ph_lock();
   /* Closed already, unless someone took the gate out of atexit. */
   ph_gate_close(&r->gate);
-  if (r->is_main) runtime_closing = false;
+  if (r->is_main) runtime_closing = main_is_asked = false;
   bool unref = kill_record(r);
   ph_unlock();
   if (unref) ph_record_unref(r);

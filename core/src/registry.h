@@ -16,6 +16,8 @@
 #ifndef PYHOLD_SRC_REGISTRY_H_
 #define PYHOLD_SRC_REGISTRY_H_
 
+#include <sys/types.h>
+
 #include "gate.h"
 #include "port.h"
 
@@ -26,16 +28,21 @@ struct record {
   port_interp *interp; /* valid while READY, or CLOSED and held */
   int64_t id;
   bool is_main;
+  pid_t pid; /* of the process that has the threads in `gate` */
 
   atomic_uint refs;
-  atomic_bool ready; /* set once, by whoever registered the gate */
-  atomic_bool dead;  /* set once, under the lock */
+  atomic_bool registered; /* atexit has the gate, in time or too late */
+  atomic_bool ready;      /* it has it in time */
+  atomic_bool dead;       /* set once, under the lock */
+  atomic_bool gone;       /* the interpreter is torn down */
   /* The thread that finalizes the interpreter; 0 before. Under the lock when
    * written. */
   atomic_int_least64_t finalizing_thread_id;
 
   /* Under the lock. */
   struct record *next;
+  struct close_call *close_calls, *running;
+  struct pyhold_slot *orphans; /* slots of exited threads, with their states */
   struct ended_ids *ended; /* what remembers the id after the end */
 };
 
@@ -52,6 +59,22 @@ pyhold_status ph_registry_adopt(port_interp *interp, struct record **out);
  * reference. */
 struct record *ph_registry_find(port_interp *interp);
 struct record *ph_registry_find_main(void);
+
+/* Thread states that exited threads left behind are orphans: each hangs on its
+ * record, in its slot, until another thread deletes it.
+ *
+ * Make an orphan of an exiting thread's slot, which is unlinked. False: the
+ * record is DEAD, so that CPython deletes the state. Never waits for the GIL. */
+bool ph_registry_orphan(struct pyhold_slot *slot);
+/* Delete them. Requires: attached to the interpreter, which is protected. Runs
+ * Python destructors. */
+void ph_registry_reclaim(struct record *record);
+
+/* See pyhold_on_close(). */
+pyhold_status ph_registry_on_close(struct record *record, void (*fn)(void *),
+                                   void *arg);
+bool ph_registry_on_close_cancel(struct record *record, void (*fn)(void *),
+                                 void *arg);
 
 /* See pyhold_interp_lookup(). */
 pyhold_status ph_registry_hold(int64_t id, struct record **out);

@@ -9,29 +9,37 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* pyhold_frame.flags */
+/* pyhold_frame.flags; an ensure that nests in another has none. */
 enum {
   TOOK = 1,              /* it protects its slot's interpreter */
-  MADE = 2,              /* `state` was made for it */
-  DETACHED = 4,          /* pyhold_frame_detach() */
-  RESTORE_TOOK = 8,      /* it protects restore_slot's interpreter */
-  RESTORE_DETACHED = 16, /* `restore` was detached, and will be again */
-  OWNED = 32,            /* by pyhold_thread_ensure() */
-  FINALIZER = 64,        /* entered while this thread ran atexit callbacks */
+  ATTACHED = 2,          /* it attached `state` */
+  USES = 4,              /* that is slot->state, counted in slot->uses */
+  DETACHED = 8,          /* pyhold_frame_detach() */
+  RESTORE_TOOK = 16,     /* it protects restore_slot's interpreter */
+  RESTORE_DETACHED = 32, /* `restore` was detached, and will be again */
+  OWNED = 64,            /* by pyhold_thread_ensure() */
+  FINALIZER = 128,       /* entered while this thread ran atexit callbacks */
 };
 
 struct thread {
   struct pyhold_slot *slots; /* newest first */
   pyhold_frame *top;
   pyhold_frame *spare; /* OWNED ones to use again, through `outer` */
+  uint64_t serial;     /* of all threads that were, none has the same; or 0 */
 };
 
 /* --- The thread --- */
 
-static _Thread_local struct thread *self;
+static _Thread_local struct thread self;
 static pthread_key_t exit_key; /* for its destructor only */
 static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
 static int exit_key_error;
+
+#if defined(__GNUC__)
+#define NOINLINE __attribute__((noinline))
+#else
+#define NOINLINE
+#endif
 
 static void unlink_slot(struct pyhold_slot *slot) {
   ph_lock();
@@ -39,45 +47,6 @@ static void unlink_slot(struct pyhold_slot *slot) {
   ph_unlock();
   ph_record_unref(slot->record);
   free(slot);
-}
-
-/* Runs as the thread exits, when the frames are gone, unless the thread was
- * ended inside one: by CPython, in an attach after the wait was given up. No
- * one waits for such a slot any more, so it goes like the others. Takes no GIL:
- * someone who has it may be joining this thread. */
-static void thread_exit(void *arg) {
-  struct thread *t = arg;
-  while (t->slots != NULL) {
-    struct pyhold_slot *slot = t->slots;
-    t->slots = slot->next_of_thread;
-    if (atomic_load_explicit(&slot->active, memory_order_relaxed))
-      ph_slot_leave(&slot->record->gate, slot);
-    unlink_slot(slot);
-  }
-  while (t->spare != NULL) {
-    pyhold_frame *frame = t->spare;
-    t->spare = frame->outer;
-    free(frame);
-  }
-  free(t);
-  self = NULL; /* a later destructor of this thread may start anew */
-}
-
-static void make_exit_key(void) {
-  exit_key_error = pthread_key_create(&exit_key, thread_exit);
-}
-
-/* NULL: no memory. */
-static struct thread *thread_self(void) {
-  if (self != NULL) return self;
-  pthread_once(&exit_key_once, make_exit_key);
-  if (exit_key_error != 0) return NULL;
-  struct thread *t = calloc(1, sizeof *t);
-  if (t != NULL && pthread_setspecific(exit_key, t) != 0) {
-    free(t);
-    t = NULL;
-  }
-  return self = t;
 }
 
 static bool is_dead(const struct record *r) {
@@ -88,6 +57,67 @@ static bool is_dead(const struct record *r) {
 static bool is_active(const struct pyhold_slot *slot) {
   /* relaxed: only this thread writes it. */
   return atomic_load_explicit(&slot->active, memory_order_relaxed);
+}
+
+/* What becomes of the state that an exiting thread has. Where there is a GIL it
+ * is not waited for: someone who has it may be joining this thread. So the slot
+ * is left, with the state, to the next thread that makes one. True if it is. */
+static bool leave_behind(struct pyhold_slot *slot) {
+  struct record *r = slot->record;
+  if (slot->state == NULL || slot->uses > 0 || is_dead(r)) return false;
+  if (!ph_port_exit_deletes_state()) {
+    ph_lock();
+    ph_gate_unlink(slot);
+    ph_unlock();
+    bool left = ph_registry_orphan(slot);
+    if (!left) free(slot);
+    ph_record_unref(r);
+    return true;
+  }
+  if (ph_slot_enter(&r->gate, slot)) { /* else it is CPython's now */
+    ph_port_attach(slot->state);
+    ph_port_state_delete_attached(slot->state);
+    ph_slot_leave(&r->gate, slot);
+  }
+  return false;
+}
+
+/* Runs as the thread exits, when the frames are gone; unless it was ended inside
+ * one by CPython, in an attach after the wait was given up. */
+static void thread_exit(void *arg) {
+  struct thread *t = arg;
+  while (t->slots != NULL) {
+    struct pyhold_slot *slot = t->slots;
+    t->slots = slot->next_of_thread;
+    if (is_active(slot)) {
+      if (!is_dead(slot->record))
+        ph_fatal("a thread exits inside an ensure that it never released");
+      ph_slot_leave(&slot->record->gate, slot);
+    }
+    if (!leave_behind(slot)) unlink_slot(slot);
+  }
+  while (t->spare != NULL) {
+    pyhold_frame *frame = t->spare;
+    t->spare = frame->outer;
+    free(frame);
+  }
+  *t = (struct thread){0}; /* a later destructor of this thread may start anew */
+}
+
+static void make_exit_key(void) {
+  exit_key_error = pthread_key_create(&exit_key, thread_exit);
+}
+
+/* Have thread_exit() called for this thread. False: no memory. */
+static bool is_known(struct thread *t) {
+  if (t->serial != 0) return true;
+  pthread_once(&exit_key_once, make_exit_key);
+  if (exit_key_error != 0 || pthread_setspecific(exit_key, t) != 0)
+    return false;
+  static atomic_uint_least64_t serials;
+  /* relaxed: a number that differs is all that is asked. */
+  t->serial = 1 + atomic_fetch_add_explicit(&serials, 1, memory_order_relaxed);
+  return true;
 }
 
 static bool in_use(const struct thread *t, const struct pyhold_slot *slot) {
@@ -112,6 +142,7 @@ static struct pyhold_slot *slot_for(struct thread *t, struct record *r) {
       at = &s->next_of_thread;
     }
   }
+  if (!is_known(t)) return NULL;
   struct pyhold_slot *slot =
       aligned_alloc(_Alignof(struct pyhold_slot), sizeof *slot);
   if (slot == NULL) return NULL;
@@ -151,12 +182,19 @@ static struct pyhold_slot *slot_for_interp(struct thread *t,
 
 /* --- Who is attached? --- */
 
-/* Whether `maybe` is this thread's: made by pyhold for it, or seen while the
- * caller vouched for being attached (Py_NewInterpreter's, say). */
-static bool thread_knows(const struct thread *t, const port_state *maybe) {
-  for (struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread)
-    if ((s->state == maybe || s->vouched == maybe) && !is_dead(s->record))
+/* Whether `maybe`, which some thread is attached to, is this thread's: made by
+ * pyhold for it, or seen while the caller vouched for being attached
+ * (Py_NewInterpreter's, say). Such a state is not pyhold's, and another may have
+ * its address later, but not its number too while the interpreter lives. */
+static bool thread_knows(const struct thread *t, port_state *maybe) {
+  for (struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread) {
+    if (s->state == maybe && !is_dead(s->record)) return true;
+    /* acquire: pairs with ph_registry_interp_gone(). */
+    if (s->vouched == maybe &&
+        !atomic_load_explicit(&s->record->gone, memory_order_acquire) &&
+        s->vouched_id == ph_port_state_id(maybe))
       return true;
+  }
   return false;
 }
 
@@ -168,8 +206,7 @@ static port_state *attached_state(const struct thread *t) {
 }
 
 pyhold_status ph_thread_adopt_current(struct record **out) {
-  struct thread *t = thread_self();
-  if (t == NULL) return PYHOLD_ENOMEM;
+  struct thread *t = &self;
   port_state *state = attached_state(t);
   port_state *vouched = NULL;
   if (state == NULL) {
@@ -194,6 +231,7 @@ pyhold_status ph_thread_adopt_current(struct record **out) {
       return PYHOLD_ENOMEM;
     }
     slot->vouched = vouched;
+    slot->vouched_id = ph_port_state_id(vouched);
   }
   *out = r;
   return PYHOLD_OK;
@@ -216,12 +254,12 @@ static void note_place(struct pyhold_slot *slot, const char *file, int line) {
 
 /* Protect the slot's interpreter, unless an older frame does. False: refused.
  */
-static bool protect(struct pyhold_slot *slot, bool hold, bool *took,
+static bool protect(struct pyhold_slot *slot, enum entry entry, bool *took,
                     const char *file, int line) {
   *took = false;
   if (is_active(slot)) return true;
   note_place(slot, file, line);
-  if (hold)
+  if (entry == PINNED)
     ph_slot_enter_pinned(slot);
   else if (!ph_slot_enter(&slot->record->gate, slot))
     return false;
@@ -239,7 +277,7 @@ static bool protect_restored(struct thread *t, pyhold_frame *frame,
                              port_state *state) {
   bool took;
   struct pyhold_slot *slot = slot_for_interp(t, ph_port_state_interp(state));
-  if (slot == NULL || !protect(slot, false, &took, frame->file, frame->line))
+  if (slot == NULL || !protect(slot, ASK, &took, frame->file, frame->line))
     return false;
   frame->restore_slot = slot;
   if (took) frame->flags |= RESTORE_TOOK;
@@ -255,73 +293,158 @@ static void set_aside(struct thread *t, pyhold_frame *frame,
     (void)protect_restored(t, frame, attached);
     frame->restore = attached;
     ph_port_detach(attached);
-  } else if (ph_port_attach_rebinds_gilstate()) {
-    port_state *bound = ph_port_gilstate();
-    if (bound != NULL && bound != frame->state &&
-        protect_restored(t, frame, bound)) {
-      frame->restore = bound;
+  } else {
+    port_state *displaced = ph_port_displaced_by(frame->state);
+    if (displaced != NULL && protect_restored(t, frame, displaced)) {
+      frame->restore = displaced;
       frame->flags |= RESTORE_DETACHED;
     }
   }
 }
 
-/* The five ways of the table in thread.h. The slot is protected. */
-static pyhold_status attach(struct thread *t, pyhold_frame *frame) {
-  struct pyhold_slot *slot = frame->slot;
+/* The state that the thread has for the slot's interpreter, to which it is not
+ * attached; or NULL. */
+static port_state *detached_state(const struct thread *t,
+                                  const struct pyhold_slot *slot) {
+  if (slot->state != NULL) return slot->state;
   port_interp *interp = slot->record->interp;
+  port_state *bound = ph_port_gilstate();
+  if (bound != NULL && ph_port_state_interp(bound) == interp) return bound;
+  /* What a frame set aside is detached. */
+  for (const pyhold_frame *f = t->top; f != NULL; f = f->outer)
+    if (f->restore != NULL && ph_port_state_interp(f->restore) == interp)
+      return f->restore;
+  return NULL;
+}
+
+/* The five ways of the table in thread.h. The frame's slot is protected, and
+ * nobody else sees the frame yet. Pushes it if OK. */
+static pyhold_status attach(struct thread *t, pyhold_frame *frame,
+                            pyhold_keep keep) {
+  struct pyhold_slot *slot = frame->slot;
+  struct record *r = slot->record;
   port_state *attached = attached_state(t);
-  if (attached != NULL && ph_port_state_interp(attached) == interp)
+  if (attached != NULL && ph_port_state_interp(attached) == r->interp) {
+    frame->state = attached;
+    push(t, frame);
     return PYHOLD_OK;
+  }
   /* Dead and protected: the wait was given up, or this thread ended the
    * interpreter inside a guard of its own. */
-  if (is_dead(slot->record)) return PYHOLD_EFINALIZING;
+  if (is_dead(r)) return PYHOLD_EFINALIZING;
 
-  port_state *state = slot->state;
-  if (state == NULL) {
-    port_state *bound = ph_port_gilstate();
-    if (bound != NULL && ph_port_state_interp(bound) == interp) state = bound;
+  bool made = false;
+  frame->state = detached_state(t, slot);
+  if (frame->state == NULL) {
+    frame->state = slot->state = ph_port_state_new(r->interp);
+    if (frame->state == NULL) return PYHOLD_ENOMEM;
+    slot->keep = keep == PYHOLD_KEEP && r->is_main;
+    made = true;
   }
-  if (state == NULL) {
-    state = ph_port_state_new(interp);
-    if (state == NULL) return PYHOLD_ENOMEM;
-    slot->state = state;
-    frame->flags |= MADE;
+  frame->flags |= ATTACHED;
+  if (frame->state == slot->state) {
+    frame->flags |= USES;
+    ++slot->uses;
   }
-  frame->state = state;
+  push(t, frame); /* before set_aside(), which may look for slots not in use */
   set_aside(t, frame, attached);
-  ph_port_attach(state);
+  ph_port_attach(frame->state);
+  /* Whoever adds a state takes away those that exited threads left. */
+  if (made) ph_registry_reclaim(r);
   return PYHOLD_OK;
 }
 
-pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *r, bool hold,
-                              const char *file, int line) {
-  struct thread *t = thread_self();
-  struct pyhold_slot *slot = t != NULL ? slot_for(t, r) : NULL;
-  pyhold_status status = PYHOLD_ENOMEM;
-  if (slot != NULL) {
-    bool took;
-    status = PYHOLD_EFINALIZING;
-    if (protect(slot, hold, &took, file, line)) {
-      *frame = (pyhold_frame){
-          .slot = slot, .file = file, .line = line, .flags = took ? TOOK : 0};
-      status = attach(t, frame);
-      if (status == PYHOLD_OK)
-        push(t, frame);
-      else if (took)
-        unprotect(slot);
-    }
-  }
-  if (hold) ph_gate_drop(&r->gate); /* after ph_slot_enter_pinned() [INV2] */
+/* The thread is protected by a slot that it made, or had, for the first time in
+ * a while; or is not detached, or not of this interpreter. */
+NOINLINE static pyhold_status enter_slowly(pyhold_frame *frame,
+                                           struct record *r, enum entry entry,
+                                           pyhold_keep keep, const char *file,
+                                           int line) {
+  struct thread *t = &self;
+  struct pyhold_slot *slot = slot_for(t, r);
+  if (slot == NULL) return PYHOLD_ENOMEM;
+  bool took;
+  if (!protect(slot, entry, &took, file, line)) return PYHOLD_EFINALIZING;
+  *frame = (pyhold_frame){
+      .slot = slot, .file = file, .line = line, .flags = took ? TOOK : 0};
+  pyhold_status status = attach(t, frame, keep);
+  if (status != PYHOLD_OK && took) unprotect(slot);
   return status;
+}
+
+/* An ensure in an ensure of the same interpreter, and attached: true if it is,
+ * and has been entered. Its slot protects it (INV4). */
+static inline bool enter_nested(struct thread *t, pyhold_frame *frame,
+                                struct record *r, const char *file, int line) {
+  pyhold_frame *top = t->top;
+  if (top == NULL || top->slot->record != r || top->state == NULL ||
+      !is_active(top->slot) ||
+      /* relaxed: a thread that ended its own interpreter sees it closed, and
+       * does not look into a state that is gone. */
+      atomic_load_explicit(&r->gate.closed, memory_order_relaxed) ||
+      !ph_port_is_attached(top->state))
+    return false;
+  frame->outer = top;
+  frame->slot = top->slot;
+  frame->state = top->state;
+  frame->restore = NULL;
+  frame->restore_slot = NULL;
+  frame->file = file;
+  frame->line = line;
+  frame->flags = 0;
+  t->top = frame;
+  return true;
+}
+
+/* A detached thread whose state was kept: true if it is, and has been attached.
+ */
+static inline bool enter_kept(struct thread *t, pyhold_frame *frame,
+                              struct record *r, enum entry entry,
+                              const char *file, int line) {
+  struct pyhold_slot *slot = t->slots;
+  if (slot == NULL || slot->record != r || slot->state == NULL ||
+      entry != ASK || is_active(slot))
+    return false;
+  note_place(slot, file, line);
+  if (!ph_slot_enter(&r->gate, slot)) return false;
+  /* Only now is the state there for sure. */
+  if (!ph_port_is_next(slot->state)) {
+    ph_slot_leave(&r->gate, slot);
+    return false;
+  }
+  frame->outer = t->top;
+  frame->slot = slot;
+  frame->state = slot->state;
+  frame->restore = NULL;
+  frame->restore_slot = NULL;
+  frame->file = file;
+  frame->line = line;
+  frame->flags = TOOK | ATTACHED | USES;
+  ++slot->uses;
+  t->top = frame;
+  ph_port_attach(slot->state);
+  return true;
+}
+
+/* The two first ones are what attach() would do, in fewer instructions. */
+pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *r,
+                              enum entry entry, pyhold_keep keep,
+                              const char *file, int line) {
+  struct thread *t = &self;
+  if (enter_nested(t, frame, r, file, line)) return PYHOLD_OK;
+  if (enter_kept(t, frame, r, entry, file, line)) return PYHOLD_OK;
+  return enter_slowly(frame, r, entry, keep, file, line);
 }
 
 pyhold_status pyhold_frame_detach(pyhold_frame *frame, const char *file,
                                   int line) {
+  struct thread *t = &self;
+  /* Only what is known to be this thread's: nobody vouches for it here. */
+  port_state *attached = attached_state(t);
+  if (attached == NULL) return PYHOLD_EDETACHED;
   struct record *r;
   pyhold_status status = ph_thread_adopt_current(&r);
   if (status != PYHOLD_OK) return status;
-  struct thread *t = self;
-  port_state *attached = attached_state(t);
   struct pyhold_slot *slot = slot_for(t, r);
   ph_record_unref(r);
   if (slot == NULL) return PYHOLD_ENOMEM;
@@ -330,7 +453,7 @@ pyhold_status pyhold_frame_detach(pyhold_frame *frame, const char *file,
   bool finalizes_it =
       atomic_load_explicit(&slot->record->finalizing_thread_id,
                            memory_order_relaxed) == slot->thread_id;
-  if (!protect(slot, false, &took, file, line) && !finalizes_it)
+  if (!protect(slot, ASK, &took, file, line) && !finalizes_it)
     return PYHOLD_EFINALIZING;
   *frame = (pyhold_frame){
       .slot = slot,
@@ -343,56 +466,96 @@ pyhold_status pyhold_frame_detach(pyhold_frame *frame, const char *file,
   return PYHOLD_OK;
 }
 
-static void undo_attach(const struct thread *t, pyhold_frame *frame) {
-  struct pyhold_slot *slot = frame->slot;
-  /* Dead here: this thread itself finalized the interpreter meanwhile, or the
-   * wait was given up and CPython ends this thread. Then the state is either
-   * attached still, or gone. */
-  if (!is_dead(slot->record) || attached_state(t) == frame->state) {
-    if (frame->flags & MADE)
-      ph_port_state_delete_attached(frame->state);
-    else
-      ph_port_detach(frame->state);
-  }
-  if (frame->flags & MADE) slot->state = NULL;
+/* Whether slot->state is to stay, now that no frame has it attached. */
+static bool is_wanted(const struct thread *t, const struct pyhold_slot *slot) {
+  if (slot->keep || slot->uses > 0 || slot->persistent > 0) return true;
+  /* PyGILState_Ensure attached it, say, and will come back to it. */
+  for (const pyhold_frame *f = t->top; f != NULL; f = f->outer)
+    if (f->restore == slot->state && !(f->flags & RESTORE_DETACHED))
+      return true;
+  return false;
 }
 
-static void leave(struct thread *t, pyhold_frame *frame) {
-  if (frame->state != NULL) undo_attach(t, frame);
-  if (frame->restore != NULL) {
-    struct pyhold_slot *slot =
-        (frame->flags & DETACHED) ? frame->slot : frame->restore_slot;
-    /* Dead: as above, there is nothing to come back to; unless it was so before
-     * and its callbacks run, which this thread must finish. */
-    if (slot == NULL || !is_dead(slot->record) || (frame->flags & FINALIZER)) {
-      ph_port_attach(frame->restore);
-      if (frame->flags & RESTORE_DETACHED) ph_port_detach(frame->restore);
-    }
+static void delete_attached(struct thread *t, struct pyhold_slot *slot) {
+  ++slot->uses; /* by the clearing, which may ensure */
+  ph_port_state_delete_attached(slot->state);
+  --slot->uses;
+  for (pyhold_frame *f = t->top; f != NULL; f = f->outer)
+    if (f->restore == slot->state) f->restore = NULL; /* nothing to bind */
+  slot->state = NULL;
+}
+
+static void undo_attach(struct thread *t, pyhold_frame *frame) {
+  struct pyhold_slot *slot = frame->slot;
+  if (frame->flags & USES) --slot->uses;
+  if (is_dead(slot->record) && attached_state(t) != frame->state) {
+    /* This thread itself finalized the interpreter meanwhile, or the wait was
+     * given up and CPython ends this thread. The state is gone. */
+    if (frame->flags & USES) slot->state = NULL;
+  } else if ((frame->flags & USES) && !is_wanted(t, slot)) {
+    delete_attached(t, slot);
+  } else {
+    ph_port_detach(frame->state);
   }
+}
+
+/* Attach what was set aside, unless there is nothing to come back to. */
+static void restore(pyhold_frame *frame) {
+  const struct pyhold_slot *slot =
+      (frame->flags & DETACHED) ? frame->slot : frame->restore_slot;
+  if (slot != NULL && is_dead(slot->record) && !(frame->flags & FINALIZER)) {
+    /* relaxed: only a value that this thread wrote is equal. */
+    bool ended_it =
+        atomic_load_explicit(&slot->record->finalizing_thread_id,
+                             memory_order_relaxed) == slot->thread_id;
+    if (ended_it || (frame->flags & RESTORE_DETACHED)) return;
+    /* The wait was given up. What follows in this thread believes that it is
+     * attached: so it ends here, as CPython from 3.14 on ends its daemons. */
+    for (;;) pause();
+  }
+  ph_port_attach(frame->restore);
+  if (frame->flags & RESTORE_DETACHED) ph_port_detach(frame->restore);
+}
+
+NOINLINE static void leave_slowly(struct thread *t, pyhold_frame *frame) {
+  if (frame->flags & ATTACHED) undo_attach(t, frame);
+  if (frame->restore != NULL) restore(frame);
   t->top = frame->outer;
   if (frame->flags & RESTORE_TOOK) unprotect(frame->restore_slot);
   if (frame->flags & TOOK) unprotect(frame->slot);
 }
 
 void pyhold_frame_leave(pyhold_frame *frame) {
-  struct thread *t = self;
-  if (t == NULL || t->top != frame || (frame->flags & OWNED))
+  struct thread *t = &self;
+  if (t->top != frame || (frame->flags & OWNED))
     ph_fatal("a guard was left that is not this thread's newest");
-  leave(t, frame);
+  struct pyhold_slot *slot = frame->slot;
+  if (frame->flags == 0) { /* of enter_nested() */
+    t->top = frame->outer;
+  } else if (frame->flags == (TOOK | ATTACHED | USES) && slot->keep &&
+             /* relaxed: this thread is protected. It is not, if it closed the
+              * gate itself, or the wait was given up. */
+             !atomic_load_explicit(&slot->record->gate.closed,
+                                   memory_order_relaxed)) {
+    ph_port_detach(frame->state);
+    --slot->uses;
+    t->top = frame->outer;
+    unprotect(slot);
+  } else {
+    leave_slowly(t, frame);
+  }
 }
 
-pyhold_status ph_thread_ensure(struct record *r, bool hold) {
-  struct thread *t = thread_self();
-  pyhold_frame *frame = t != NULL ? t->spare : NULL;
+pyhold_status ph_thread_ensure(struct record *r, enum entry entry,
+                               pyhold_keep keep) {
+  struct thread *t = &self;
+  pyhold_frame *frame = t->spare;
   if (frame != NULL)
     t->spare = frame->outer;
-  else if (t != NULL)
+  else if (is_known(t))
     frame = malloc(sizeof *frame);
-  if (frame == NULL) {
-    if (hold) ph_gate_drop(&r->gate);
-    return PYHOLD_ENOMEM;
-  }
-  pyhold_status status = ph_thread_enter(frame, r, hold, NULL, 0);
+  if (frame == NULL) return PYHOLD_ENOMEM;
+  pyhold_status status = ph_thread_enter(frame, r, entry, keep, NULL, 0);
   if (status == PYHOLD_OK) {
     frame->flags |= OWNED;
   } else {
@@ -403,18 +566,18 @@ pyhold_status ph_thread_ensure(struct record *r, bool hold) {
 }
 
 void pyhold_thread_release(void) {
-  struct thread *t = self;
-  if (t == NULL || t->top == NULL || !(t->top->flags & OWNED))
+  struct thread *t = &self;
+  if (t->top == NULL || !(t->top->flags & OWNED))
     ph_fatal("pyhold_thread_release() without an ensure to undo");
   pyhold_frame *frame = t->top;
-  leave(t, frame);
+  frame->flags &= ~(unsigned)OWNED;
+  pyhold_frame_leave(frame);
   frame->outer = t->spare;
   t->spare = frame;
 }
 
 pyhold_status pyhold_thread_set_daemon(bool daemon) {
-  struct thread *t = self;
-  pyhold_frame *frame = t != NULL ? t->top : NULL;
+  pyhold_frame *frame = self.top;
   if (frame == NULL || (frame->flags & DETACHED)) return PYHOLD_EMISUSE;
   struct pyhold_slot *slot = frame->slot;
   if (daemon) {
@@ -425,8 +588,101 @@ pyhold_status pyhold_thread_set_daemon(bool daemon) {
     return PYHOLD_OK;
   }
   bool took;
-  if (!protect(slot, false, &took, frame->file, frame->line))
+  if (!protect(slot, ASK, &took, frame->file, frame->line))
     return PYHOLD_EFINALIZING;
   if (took) frame->flags |= TOOK;
   return PYHOLD_OK;
+}
+
+/* --- Persistent thread states --- */
+
+struct pyhold_thread_state {
+  struct record *record; /* a reference; and a hold, if not the main one */
+  struct pyhold_slot *slot;
+  uint64_t serial;    /* of the thread that it is for */
+  bool attached;      /* `frame` is in force */
+  pyhold_frame frame; /* of pyhold_thread_state_attach() */
+};
+
+static bool is_own(const pyhold_thread_state *ts) {
+  return self.serial == ts->serial;
+}
+
+pyhold_status ph_thread_state_new(struct record *r, pyhold_thread_state **out) {
+  *out = NULL;
+  struct thread *t = &self;
+  struct pyhold_slot *slot = slot_for(t, r);
+  pyhold_thread_state *ts = slot != NULL ? malloc(sizeof *ts) : NULL;
+  if (ts == NULL) return PYHOLD_ENOMEM;
+  /* A hold, so that the state can be made; for a subinterpreter it stays. */
+  if (!ph_gate_hold(&r->gate)) {
+    free(ts);
+    return PYHOLD_EFINALIZING;
+  }
+  /* Attached through something else than pyhold it has a state, too. */
+  port_state *attached = attached_state(t);
+  bool has_one = (attached != NULL &&
+                  ph_port_state_interp(attached) == r->interp) ||
+                 detached_state(t, slot) != NULL;
+  if (!has_one) slot->state = ph_port_state_new(r->interp);
+  bool ok = has_one || slot->state != NULL;
+  if (ok) {
+    ++slot->persistent;
+    *ts = (pyhold_thread_state){
+        .record = r, .slot = slot, .serial = t->serial};
+    ph_record_ref(r);
+    *out = ts;
+  } else {
+    free(ts);
+  }
+  if (!ok || r->is_main) ph_gate_drop(&r->gate);
+  return ok ? PYHOLD_OK : PYHOLD_ENOMEM;
+}
+
+static enum entry entry_of(const pyhold_thread_state *ts) {
+  return ts->record->is_main ? ASK : PINNED;
+}
+
+pyhold_status pyhold_thread_state_attach(pyhold_thread_state *ts) {
+  if (!is_own(ts) || ts->attached) return PYHOLD_EMISUSE;
+  pyhold_status status = ph_thread_enter(&ts->frame, ts->record, entry_of(ts),
+                                         PYHOLD_KEEP, NULL, 0);
+  ts->attached = status == PYHOLD_OK;
+  return status;
+}
+
+void pyhold_thread_state_detach(pyhold_thread_state *ts) {
+  if (!is_own(ts) || !ts->attached)
+    ph_fatal("a persistent thread state was detached that is not attached");
+  pyhold_frame_leave(&ts->frame);
+  ts->attached = false;
+}
+
+void pyhold_thread_state_delete(pyhold_thread_state *ts) {
+  if (ts == NULL) return;
+  if (!is_own(ts)) {
+#ifdef NDEBUG
+    return;
+#else
+    ph_fatal("a persistent thread state was deleted on another thread");
+#endif
+  }
+  if (ts->attached) pyhold_thread_state_detach(ts);
+  struct record *r = ts->record;
+  struct pyhold_slot *slot = ts->slot;
+  /* Dead: the slot may be gone. Refused: the state is CPython's to delete. */
+  if (!is_dead(r)) {
+    pyhold_frame frame;
+    --slot->persistent;
+    if (slot->state != NULL && !is_wanted(&self, slot)) {
+      ++slot->persistent; /* until the frame, which may not nest, is on it */
+      pyhold_status status =
+          ph_thread_enter(&frame, r, entry_of(ts), PYHOLD_KEEP, NULL, 0);
+      --slot->persistent;
+      if (status == PYHOLD_OK) pyhold_frame_leave(&frame);
+    }
+    if (!r->is_main) ph_gate_drop(&r->gate);
+  }
+  ph_record_unref(r);
+  free(ts);
 }

@@ -6,18 +6,23 @@
  *   attached to      detached state   entering does            leaving undoes
  *   I                -                nothing (nests)          nothing
  *   nothing          of I             attach it                detach it
- *   nothing          none             make one, attach it      clear, delete
+ *   nothing          none             make one, attach it      detach it (*)
  *   J                of I             detach J, attach it      detach, attach J
- *   J                none             make, detach J, attach   delete, attach J
+ *   J                none             make, detach J, attach   (*), attach J
  *
- * and protects I by its slot, unless an older frame does: the frame that wrote
- * slot.active (TOOK) is the one that clears it.
+ * (*) and delete it, unless it is to last: see INV5.
+ *
+ * An ensure protects I by its slot, unless an older frame does: the frame that
+ * wrote slot.active (TOOK) is the one that clears it.
  *
  * INV4  slot.active is true exactly while one frame of the slot's owner has
  *       TOOK for it, or RESTORE_TOOK for it as restore_slot.
- * INV5  A state that pyhold made is attached, or detached by something inside
- *       its frame; it is deleted before its frame is off the stack, so that
- *       Python code run by its clearing nests under that frame. */
+ * INV5  slot.state, which pyhold made, exists while slot.uses (frames that
+ *       attached it), slot.persistent or slot.keep say so: whoever takes away
+ *       the last reason deletes it, attached to it, before its frame is off
+ *       the stack, so that Python code run by the clearing nests under it.
+ *       Then there are, after the thread's exit, the orphan's next owners
+ *       (registry.h), or the interpreter's end, which is CPython's. */
 #ifndef PYHOLD_SRC_THREAD_H_
 #define PYHOLD_SRC_THREAD_H_
 
@@ -27,12 +32,22 @@
  * need be; a new reference. EDETACHED, or what ph_registry_adopt() says. */
 pyhold_status ph_thread_adopt_current(struct record **out);
 
-/* Enter a frame for a record that the caller keeps alive. `hold`: it is held,
- * and the hold is dropped, whatever the outcome. */
+enum entry {
+  ASK,    /* at the gate */
+  PINNED, /* the caller has a hold, at least until the entry is done */
+};
+
+/* Enter a frame for a record that the caller keeps alive. */
 pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *record,
-                              bool hold, const char *file, int line);
+                              enum entry entry, pyhold_keep keep,
+                              const char *file, int line);
 
 /* The same with a frame of the thread's own, for pyhold_thread_ensure(). */
-pyhold_status ph_thread_ensure(struct record *record, bool hold);
+pyhold_status ph_thread_ensure(struct record *record, enum entry entry,
+                               pyhold_keep keep);
+
+/* See pyhold_thread_state_new(). */
+pyhold_status ph_thread_state_new(struct record *record,
+                                  pyhold_thread_state **out);
 
 #endif /* PYHOLD_SRC_THREAD_H_ */

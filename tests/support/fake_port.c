@@ -30,7 +30,7 @@ static _Thread_local struct _ts *gilstate;
 static _Thread_local bool no_memory, too_late;
 static atomic_int_least64_t next_id;
 static _Atomic(struct _is *) main_interp, all_interps;
-static atomic_bool has_guards, interrupted;
+static atomic_bool has_guards, interrupted, exit_deletes_state;
 static atomic_int open_guards;
 static void (*_Atomic on_delete)(void *);
 static void *_Atomic on_delete_arg;
@@ -48,7 +48,9 @@ port_state *ph_port_current(port_state **maybe) {
 }
 bool ph_port_maybe_is_plausible(port_state *maybe) { return maybe != NULL; }
 port_state *ph_port_gilstate(void) { return gilstate; }
-bool ph_port_attach_rebinds_gilstate(void) { return true; }
+port_state *ph_port_displaced_by(port_state *next) {
+  return gilstate != next ? gilstate : NULL;
+}
 port_interp *ph_port_state_interp(port_state *state) { return state->interp; }
 
 port_state *ph_port_state_new(port_interp *interp) {
@@ -85,6 +87,18 @@ void ph_port_state_delete_attached(port_state *state) {
   free(state);
 }
 
+void ph_port_state_delete_orphan(port_state *state) {
+  if (current == NULL || current->interp != state->interp)
+    broken("deletes an orphan while not attached to its interpreter");
+  if (atomic_load(&state->attached)) broken("an orphan is attached");
+  atomic_fetch_sub(&state->interp->states, 1);
+  free(state);
+}
+
+bool ph_port_exit_deletes_state(void) {
+  return atomic_load(&exit_deletes_state);
+}
+
 int64_t ph_port_interp_id(port_interp *interp) { return interp->id; }
 bool ph_port_interp_is_main(port_interp *interp) { return interp->is_main; }
 
@@ -99,10 +113,24 @@ void *ph_port_cookie_set(port_interp *interp, void *cookie) {
                                                                         : none;
 }
 
+uint64_t ph_port_state_id(port_state *state) { return (uintptr_t)state; }
+
+bool ph_port_is_attached(port_state *state) { return current == state; }
+bool ph_port_is_next(port_state *state) {
+  return current == NULL && gilstate == state;
+}
+
+bool ph_port_gate_is_late(void) { return too_late; }
+
+bool ph_port_has_other_interps(void) {
+  for (struct _is *i = atomic_load(&all_interps); i != NULL; i = i->next)
+    if (!i->is_main && !atomic_load(&i->ended)) return true;
+  return false;
+}
+
 pyhold_status ph_port_register_gate(void *cookie) {
   struct record *record = cookie;
   if (no_memory) return PYHOLD_ENOMEM;
-  if (too_late) return PYHOLD_EFINALIZING;
   atomic_fetch_add(&record->interp->gates, 1);
   return PYHOLD_OK;
 }
@@ -175,6 +203,10 @@ void fake_interp_end(struct _is *interp) {
   while (atomic_load(&open_guards) > 0) /* as 3.15 waits */
     ;
   atomic_store(&interp->ended, true);
+  if (interp->is_main) { /* ends all */
+    for (struct _is *i = atomic_load(&all_interps); i != NULL; i = i->next)
+      atomic_store(&i->ended, true);
+  }
   if (cookie != NULL) ph_registry_interp_gone(cookie);
   if (interp->is_main) atomic_store(&main_interp, NULL);
   struct _ts *before = current->before;
@@ -204,6 +236,7 @@ int fake_state_count(struct _is *interp) {
 void fake_set_no_memory(bool on) { no_memory = on; }
 void fake_set_too_late(bool on) { too_late = on; }
 void fake_set_guards(bool on) { atomic_store(&has_guards, on); }
+void fake_set_no_gil(bool on) { atomic_store(&exit_deletes_state, on); }
 void fake_interrupt(void) { atomic_store(&interrupted, true); }
 void fake_on_delete(void (*fn)(void *), void *arg) {
   atomic_store(&on_delete_arg, arg);

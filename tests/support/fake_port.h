@@ -47,6 +47,7 @@ int fake_state_count(struct _is *interp);
 void fake_set_no_memory(bool on); /* this thread: for states, cookies, gates */
 void fake_set_too_late(bool on);  /* this thread: to register a gate */
 void fake_set_guards(bool on);    /* as 3.15 has */
+void fake_set_no_gil(bool on);    /* exiting threads may attach */
 void fake_interrupt(void);        /* the next look sees Ctrl-C */
 
 /* Runs inside the deletion of a state, attached, as destructors do. */

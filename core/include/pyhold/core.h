@@ -190,6 +190,31 @@ PYHOLD_API void pyhold_view_free(pyhold_view *view);
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API int64_t pyhold_view_id(const pyhold_view *view);
 
+/* What becomes of a thread state that an ensure through a view had to make. */
+typedef enum pyhold_keep {
+  /* The default. For the main interpreter the thread keeps it for its next
+   * call: many times faster, and threading.local and context variables last
+   * from call to call, as on Python's own threads. It is deleted after the
+   * thread has exited, or with the interpreter. For a subinterpreter it is as
+   * PYHOLD_PER_CALL, because CPython before 3.14.1 cannot end one that has
+   * other thread states left. */
+  PYHOLD_KEEP = 0,
+  /* Deleted on release: each outermost call starts afresh. */
+  PYHOLD_PER_CALL = 1
+} pyhold_keep;
+
+/* Another view of the same interpreter, with a policy of its own. (A state
+ * that the thread has already is used and left alone, whatever the policy.)
+ *
+ * Attached:  not needed.
+ * Params:    out  not NULL. Written on every return; NULL unless OK.
+ * Returns:   OK, ENOMEM; EMISUSE for a policy that is none.
+ * Owns:      as pyhold_view_current(); `view` stays the caller's.
+ * Threads:   any.   Blocks: never. */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_with(pyhold_view *view,
+                                                           pyhold_keep keep,
+                                                           pyhold_view **out);
+
 /* Take a hold on the view's interpreter.
  *
  * Attached:  not needed.
@@ -208,10 +233,11 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_hold(pyhold_view *view,
 /* Attach the calling thread to the interpreter of `hold`.
  *
  * If it is attached to it already, it stays so and this call nests. If it has
- * a detached thread state for it (PyGILState's or the threading module's),
- * that is attached, and detached again on release. Else a new one is made,
- * and deleted on release. A state of another interpreter that was attached is
- * set aside and attached again on release.
+ * a detached thread state for it (PyGILState's, the threading module's,
+ * or one that pyhold keeps), that is attached, and detached again on release.
+ * Else a new one is made, and kept or deleted as pyhold_keep says; a hold means
+ * PYHOLD_KEEP. A state of another interpreter that was attached is set aside
+ * and attached again on release.
  *
  * Attached:  not needed.
  * Returns:   OK, ENOMEM. A refused call leaves the thread as it was.
@@ -309,6 +335,76 @@ pyhold_frame_detach(pyhold_frame *frame, const char *file, int line);
 /* Undo a frame that was entered with OK. As pyhold_thread_release().
  * Aborts:    when `frame` is not this thread's newest. */
 PYHOLD_API void pyhold_frame_leave(pyhold_frame *frame);
+
+/* ------------------------------------------------------------------------
+ * Persistent thread states
+ */
+
+/* A thread state that lasts until it is deleted, for one thread and one
+ * interpreter: CPython's "Reusing a thread state across repeated calls" with
+ * somebody who owns it. Every ensure of that interpreter on that thread uses
+ * it. Rarely needed for the main interpreter, where states are kept anyway;
+ * for a subinterpreter it is what makes calls cheap, and a hold. */
+typedef struct pyhold_thread_state pyhold_thread_state;
+
+/* Make one for the calling thread, detached. If the thread has a state for the
+ * interpreter already, that one is made to last.
+ *
+ * Attached:  not needed; nothing changes.
+ * Params:    out  not NULL. Written on every return; NULL unless OK.
+ * Returns:   OK, EFINALIZING, ENOMEM.
+ * Owns:      the caller owns *out; pass it once to
+ *            pyhold_thread_state_delete(), on the same thread.
+ * Forgotten: the main interpreter loses nothing but memory; a subinterpreter
+ *            waits for ever at its end. See pyhold_on_close().
+ * Threads:   any.   Blocks: never.
+ * Spec:      CPython C API, PyThreadState_New. */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_thread_state_new(pyhold_view *view, pyhold_thread_state **out);
+
+/* Attach it, as an ensure does, and undo that.
+ *
+ * Attached:  attach: not needed. detach: required, to it.
+ * Returns:   OK; EFINALIZING (the main interpreter's only); EMISUSE on another
+ *            thread, or while it is attached by this function already.
+ * Aborts:    detach: when an ensure or a frame is newer, or without attach.
+ * Threads:   the one that made it.
+ * Blocks:    until the GIL is free, unless it nests. */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_thread_state_attach(pyhold_thread_state *state);
+PYHOLD_API void pyhold_thread_state_detach(pyhold_thread_state *state);
+
+/* Delete it. NULL does nothing. While an ensure on this thread uses the state,
+ * the release of that ensure deletes it. After the gate of the main interpreter
+ * has closed the state is CPython's to delete.
+ *
+ * Attached:  not needed; nothing changes.
+ * Aborts:    on another thread than its own, in a build without NDEBUG; with
+ *            NDEBUG it is then leaked.
+ * Threads:   the one that made it.
+ * Blocks:    until the GIL is free; so whoever joins this thread should be
+ *            detached. Runs Python destructors. */
+PYHOLD_API void pyhold_thread_state_delete(pyhold_thread_state *state);
+
+/* Have fn(arg) called once, when the gate of the view's interpreter closes: a
+ * word to owners of persistent thread states, and of holds, to let go.
+ *
+ * Attached:  not needed. `fn` runs on the finalizing thread, detached; it may
+ *            ensure nothing, and should only tell others.
+ * Returns:   OK; ENOMEM; EFINALIZING  the gate has closed: fn is not called.
+ * Threads:   any.   Blocks: never. */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_on_close(pyhold_view *view,
+                                                          void (*fn)(void *),
+                                                          void *arg);
+
+/* Take it back. When this returns, fn(arg) has ended or will never be called.
+ *
+ * Attached:  must not be, while fn waits for someone who needs the GIL.
+ * Returns:   true if it was taken back before it was called.
+ * Threads:   any, but not from `fn`.
+ * Blocks:    while fn(arg) runs. */
+PYHOLD_API bool pyhold_on_close_cancel(pyhold_view *view, void (*fn)(void *),
+                                       void *arg);
 
 /* ------------------------------------------------------------------------
  * Waiting at the gate

@@ -72,6 +72,15 @@ class [[nodiscard]] InterpreterView final {
     return ref;
   }
 
+  // The same interpreter with another policy for the thread states that guards
+  // make: see pyhold_keep. An empty view gives its own status.
+  InterpreterView With(pyhold_keep keep) const noexcept {
+    if (raw_ == nullptr) return *this;
+    pyhold_view* raw;
+    pyhold_status status = pyhold_view_with(raw_, keep, &raw);
+    return InterpreterView(raw, status);
+  }
+
   // The view as the C API has it; stays owned by this object.
   pyhold_view* raw() const noexcept { return raw_; }
 

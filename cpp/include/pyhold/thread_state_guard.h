@@ -17,9 +17,12 @@ namespace pyhold {
 //   the thread was             inside                  afterwards
 //   attached to I              the same thread state   attached to it
 //   detached, has a state      that state              detached
-//   without a state            a new state             without a state
+//   without a state            a new state             detached (*)
 //   attached to J              a state of I            attached to J's
 //   anything, refused          unchanged               unchanged
+//
+// (*) The state is kept for the thread's next guard, or deleted: see
+// pyhold_keep.
 //
 // Not for waiting: other Python threads stand still while it is attached. Put
 // a ThreadStateDetachGuard around whatever blocks.

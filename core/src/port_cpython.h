@@ -1,0 +1,49 @@
+/* The part of the real port that is on the path of every call: inline. With
+ * port_cpython.c the only file that calls CPython or tests its version. */
+#ifndef PYHOLD_SRC_PORT_CPYTHON_H_
+#define PYHOLD_SRC_PORT_CPYTHON_H_
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "gate.h"
+
+#if PY_VERSION_HEX < 0x030B0000
+#error "pyhold needs CPython 3.11 or newer"
+#endif
+
+/* 3.11: the current thread state is one global, not one for each thread. */
+#define CURRENT_IS_GLOBAL (PY_VERSION_HEX < 0x030C0000)
+
+static inline bool ph_port_is_attached(PyThreadState *state) {
+#if CURRENT_IS_GLOBAL
+  return _PyThreadState_UncheckedGet() == state;
+#else
+  return state->_status.active;
+#endif
+}
+
+static inline bool ph_port_is_next(PyThreadState *state) {
+#if CURRENT_IS_GLOBAL
+  /* Attaching does not change the gilstate. With another thread attached it
+   * cannot be told in a word whether it is this one. */
+  (void)state;
+  return _PyThreadState_UncheckedGet() == NULL;
+#else
+  /* Each attach makes its state the gilstate: so what is attached, if anything,
+   * could only be this one. */
+  return !state->_status.active && state->_status.bound_gilstate;
+#endif
+}
+
+static inline void ph_port_attach(PyThreadState *state) {
+  PyEval_RestoreThread(state);
+}
+
+static inline void ph_port_detach(PyThreadState *state) {
+  if (PyEval_SaveThread() != state)
+    ph_fatal(
+        "a guard ends while another thread state than its own is attached");
+}
+
+#endif /* PYHOLD_SRC_PORT_CPYTHON_H_ */

@@ -113,6 +113,24 @@ TEST_F(EnsureTest, NestsToDepth100WithDetachingInBetween) {
   });
 }
 
+TEST_F(EnsureTest, CApiRefusesNull) {
+  EXPECT_EQ(pyhold_thread_ensure(nullptr), PYHOLD_EMISUSE);
+  EXPECT_EQ(pyhold_thread_ensure_view(nullptr), PYHOLD_EMISUSE);
+}
+
+// On 3.11 another thread's state looks like one's own, and where there are
+// subinterpreters an attached state need not be the gilstate.
+TEST_F(EnsureTest, DetachGuardKnowsAThreadThatIsNotAttached) {
+  SubInterpreter sub(SubInterpreter::kShared);
+  std::thread([&] {
+    for (int i = 0; i < 3; ++i) {
+      ThreadStateDetachGuard detached;
+      EXPECT_EQ(detached.status(), PYHOLD_EDETACHED);
+    }
+  }).join();
+  sub.End();
+}
+
 TEST_F(EnsureTest, CApiNestsToo) {
   OnForeignThread([] {
     InterpreterView view = per_call();

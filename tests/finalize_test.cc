@@ -35,6 +35,14 @@ void CallPythonForAWhile() {
   REQUIRE(Eval("sum(i for i in range(300000)) > 0") == 1);
 }
 
+bool ThreadSleeps(int thread_id) {
+  std::ifstream stat("/proc/self/task/" + std::to_string(thread_id) + "/stat");
+  std::string pid, name;
+  char state = '?';
+  stat >> pid >> name >> state;
+  return state == 'S';
+}
+
 // --- What delays finalization, and what does not ---
 
 enum Way {
@@ -304,7 +312,190 @@ TEST(FinalizeTest, FirstViewInAnAtexitCallbackIsTooLate) {
   EXPECT_EQ(RunChild("FirstViewInAnAtexitCallback"), Clean());
 }
 
+// threading._shutdown joins threads that are no daemons, before the callbacks:
+// a first view on one of them is in time, however often it is asked for.
+PyObject* ProbeInTime(PyObject*, PyObject*) {
+  delete the_view;
+  the_view = new InterpreterView(InterpreterView::Current());
+  REQUIRE(the_view->status() == PYHOLD_OK);
+  ThreadStateDetachGuard detached;
+  REQUIRE(detached);
+  Py_RETURN_NONE;
+}
+PyMethodDef probe_in_time = {"probe", ProbeInTime, METH_NOARGS, nullptr};
+
+SCENARIO(FirstViewOnAJoinedThread) {
+  StartPython();
+  PyObject* probe = PyCFunction_New(&probe_in_time, nullptr);
+  PyObject_SetAttrString(PyImport_AddModule("__main__"), "probe", probe);
+  Py_DECREF(probe);
+  Exec(R"(
+import atexit, threading
+def run():
+    while not threading._SHUTTING_DOWN: pass
+    probe()
+    callbacks = atexit._ncallbacks()
+    for i in range(3): probe()
+    assert atexit._ncallbacks() == callbacks
+    print('viewed')
+threading.Thread(target=run).start()
+)");
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(the_view->Hold().status() == PYHOLD_EFINALIZING);
+  return 0;
+}
+TEST(FinalizeTest, FirstViewOnAThreadThatIsJoinedIsInTime) {
+  ChildResult result = RunChild("FirstViewOnAJoinedThread");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("viewed"));
+}
+
+// A callback of a subinterpreter that runs after its gate.
+PyObject* ProbeDetach(PyObject*, PyObject*) {
+  PyThreadState* state = Attached();
+  {
+    ThreadStateDetachGuard detached;
+    REQUIRE(detached);
+  }
+  REQUIRE(Attached() == state);
+  ++probes;
+  Py_RETURN_NONE;
+}
+PyMethodDef probe_detach = {"probe", ProbeDetach, METH_NOARGS, nullptr};
+
+SCENARIO(DetachAfterTheGateOfASub) {
+  StartPython();
+  SubInterpreter sub(SubInterpreter::kShared);
+  RegisterAtExit(&probe_detach);
+  REQUIRE(InterpreterView::Current());
+  sub.End();
+  REQUIRE(probes == 1);
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(FinalizeTest, FinalizingThreadMayDetachAfterTheGate) {
+  EXPECT_EQ(RunChild("DetachAfterTheGateOfASub"), Clean());
+}
+
+// --- Fork: the child has no threads to wait for ---
+
+SCENARIO(ForkWhileHeld) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  std::promise<void> inside, over;
+  std::thread holder([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    ThreadStateDetachGuard detached;
+    inside.set_value();
+    over.get_future().wait();
+  });
+  InterpreterRef ref = view.Hold();
+  {
+    ThreadStateDetachGuard detached;
+    inside.get_future().wait();
+  }
+  Exec(R"(
+import os, signal, sys, warnings
+warnings.simplefilter('ignore')
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+)");
+  ref = InterpreterRef();
+  over.set_value();
+  {
+    ThreadStateDetachGuard detached;
+    holder.join();
+  }
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(FinalizeTest, ForkedChildDoesNotWaitForThreadsItDoesNotHave) {
+  EXPECT_EQ(RunChild("ForkWhileHeld"), Clean());
+}
+
+// --- Ctrl-C that is pending when pyhold first runs Python code ---
+
+SCENARIO(InterruptBeforeTheFirstView) {
+  StartPython(/*with_signal_handlers=*/true);
+  raise(SIGINT);
+  REQUIRE(InterpreterView::Current());
+  REQUIRE(!PyErr_Occurred());
+  // It is there still, for whoever runs next.
+  REQUIRE(PyRun_SimpleString("for i in range(1000): pass") == -1);
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(FinalizeTest, PendingInterruptIsLeftToOthers) {
+  ChildResult result = RunChild("InterruptBeforeTheFirstView");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("KeyboardInterrupt"));
+}
+
 // --- The main interpreter ends them all ---
+
+// While the main interpreter runs nothing, CPython queues calls to it: 32.
+SCENARIO(ManyFirstViewsOfSubs) {
+  StartPython();
+  PyThreadState* saved = PyEval_SaveThread();
+  std::thread([] {
+    PyGILState_STATE old = PyGILState_Ensure();
+    for (int i = 0; i < 100; ++i) {
+      SubInterpreter sub(SubInterpreter::kShared);
+      REQUIRE(InterpreterView::Current());
+      sub.End();
+    }
+    PyGILState_Release(old);
+  }).join();
+  PyEval_RestoreThread(saved);
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(FinalizeTest, FirstViewsOfManySubinterpreters) {
+  EXPECT_EQ(RunChild("ManyFirstViewsOfSubs"), Clean());
+}
+
+// A thread that is in the main interpreter has one of its own, which pyhold
+// does not know, or does.
+SCENARIO(ThreadWithASubinterpreterIsWaitedFor) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  std::atomic<bool> finalized{false};
+  std::promise<void> inside;
+  std::thread holder([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    SubInterpreter sub(SubInterpreter::kShared);
+    if (argument == 1) REQUIRE(InterpreterView::Current());
+    PyThreadState* saved = PyEval_SaveThread();
+    inside.set_value();
+    AwaitClose(0);
+    PyEval_RestoreThread(saved);
+    CallPythonForAWhile();
+    REQUIRE(!finalized);
+    sub.End();
+    puts("ended by its owner");
+  });
+  {
+    ThreadStateDetachGuard detached;
+    inside.get_future().wait();
+  }
+  REQUIRE(Py_FinalizeEx() == 0);
+  finalized = true;
+  holder.join();
+  return 0;
+}
+TEST(FinalizeTest, ThreadWithASubinterpreterIsWaitedForWithBoth) {
+  for (int known = 0; known < 2; ++known) {
+    ChildResult result =
+        RunChild("ThreadWithASubinterpreterIsWaitedFor", known);
+    EXPECT_EQ(result, Clean());
+    EXPECT_THAT(result.output, HasSubstr("ended by its owner"));
+  }
+}
 
 // Only the subinterpreter was shown to pyhold, and it is never ended.
 SCENARIO(HoldOnASubinterpreterDelaysTheRuntime) {
@@ -356,7 +547,9 @@ SCENARIO(InitializeAgain) {
   std::thread survivor([&] {
     InterpreterView view = first.get_future().get();
     {
-      ThreadStateGuard guard(view);
+      ThreadStateGuard guard(kKeptStateMayOutliveRuntime
+                                 ? view
+                                 : view.With(PYHOLD_PER_CALL));
       REQUIRE(guard);
       REQUIRE(Eval("6 * 7") == 42);
     }
@@ -463,6 +656,46 @@ TEST(FinalizeTest, LimitEndsTheWaitWithAReport) {
   EXPECT_THAT(result.output, HasSubstr("1 hold(s) that belong to no thread"));
 }
 
+// Nothing can be attached any more: who would, and would go on, is stopped.
+SCENARIO(LimitIsReachedInADetachGuard) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  pyhold_wait_policy policy{};
+  policy.give_up_after_ms = 50;
+  pyhold_set_wait_policy(&policy);
+  std::promise<int> inside;
+  std::promise<void> over;
+  std::atomic<bool> leaving{false};
+  std::thread holder([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    {
+      ThreadStateDetachGuard detached;
+      REQUIRE(detached);
+      inside.set_value(gettid());
+      over.get_future().wait();
+      leaving = true;
+    }
+    puts("came back unattached");
+    _exit(1);
+  });
+  int thread_id;
+  {
+    ThreadStateDetachGuard detached;
+    thread_id = inside.get_future().get();
+  }
+  REQUIRE(Py_FinalizeEx() == 0);
+  over.set_value();
+  while (!leaving || !ThreadSleeps(thread_id)) std::this_thread::yield();
+  puts("stopped");
+  _exit(0);
+}
+TEST(FinalizeTest, LimitStopsAThreadThatComesBack) {
+  ChildResult result = RunChild("LimitIsReachedInADetachGuard");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("stopped"));
+}
+
 // 3.15 waits after its last callback, and an earlier Ctrl-C would be taken as
 // meant for the callbacks; before, the gate is itself the callback that waits.
 static std::atomic<bool> it_waits{false};
@@ -472,14 +705,6 @@ PyObject* LastCallback(PyObject*, PyObject*) {
 }
 PyMethodDef last_callback = {"probe", LastCallback, METH_NOARGS, nullptr};
 
-bool MainThreadSleeps() {
-  std::ifstream stat("/proc/self/task/" + std::to_string(getpid()) + "/stat");
-  std::string pid, name;
-  char state = '?';
-  stat >> pid >> name >> state;
-  return state == 'S';
-}
-
 SCENARIO(CtrlC) {
   StartPython(/*with_signal_handlers=*/true);
   RegisterAtExit(&last_callback);
@@ -488,7 +713,7 @@ SCENARIO(CtrlC) {
   std::thread user([] {
     AwaitClose(0);
     if (PY_VERSION_HEX >= 0x030F0000) {
-      while (!it_waits || !MainThreadSleeps()) std::this_thread::yield();
+      while (!it_waits || !ThreadSleeps(getpid())) std::this_thread::yield();
     }
     kill(getpid(), SIGINT);
   });

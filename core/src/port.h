@@ -39,6 +39,11 @@ port_state *ph_port_gilstate(void);
  * from 3.12 on each attach makes its state the gilstate. Else NULL. */
 port_state *ph_port_displaced_by(port_state *next);
 
+/* Have the thread forget its gilstate, which CPython has deleted with its
+ * interpreter. (3.15, after Py_Initialize ran again; before it cannot happen.)
+ * Requires: detached; `interp`, another, is kept from finalizing. */
+void ph_port_forget_gilstate(port_interp *interp);
+
 port_interp *ph_port_state_interp(port_state *state);
 
 /* --- Thread states. The interpreter must be kept from finalizing. --- */

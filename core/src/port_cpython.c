@@ -10,6 +10,9 @@
 #define PENDING_CALLS_ARE_MAINS (PY_VERSION_HEX >= 0x030C0000)
 /* 3.13+: public names for what was private. */
 #define HAS_GET_UNCHECKED (PY_VERSION_HEX >= 0x030D0000)
+/* 3.15+: the gilstate is a thread-local variable; Py_FinalizeEx clears only that
+ * of its own thread. */
+#define GILSTATE_OUTLIVES_RUNTIME (PY_VERSION_HEX >= 0x030F0000)
 /* 3.15+: PEP 788. */
 #define HAS_GUARDS (PY_VERSION_HEX >= 0x030F0000)
 
@@ -67,6 +70,22 @@ port_state *ph_port_displaced_by(port_state *next) {
 #else
   (void)next;
   return NULL;
+#endif
+}
+
+void ph_port_forget_gilstate(port_interp *interp) {
+#if GILSTATE_OUTLIVES_RUNTIME && !defined(Py_DEBUG)
+  /* Attaching a state writes into the one that was the gilstate before, and
+   * deleting one that says it is the gilstate leaves none: so one is made that
+   * says so. (A debug build asserts that it tells the truth, and that what was
+   * the gilstate lives: it knows no way out. See docs/design.md.) */
+  PyThreadState *state = PyThreadState_New(interp);
+  if (state == NULL) return;
+  state->_status.bound_gilstate = 1;
+  PyEval_RestoreThread(state);
+  ph_port_state_delete_attached(state);
+#else
+  (void)interp;
 #endif
 }
 

@@ -26,6 +26,7 @@ struct thread {
   pyhold_frame *top;
   pyhold_frame *spare; /* OWNED ones to use again, through `outer` */
   uint64_t serial;     /* of all threads that were, none has the same; or 0 */
+  port_state *gone;    /* CPython deleted it, and may still have it as gilstate */
 };
 
 /* --- The thread --- */
@@ -137,6 +138,7 @@ static struct pyhold_slot *slot_for(struct thread *t, struct record *r) {
     struct pyhold_slot *s = *at;
     if (is_dead(s->record) && !in_use(t, s)) {
       *at = s->next_of_thread;
+      if (s->state != NULL) t->gone = s->state;
       unlink_slot(s);
     } else {
       at = &s->next_of_thread;
@@ -192,6 +194,7 @@ static bool thread_knows(const struct thread *t, port_state *maybe) {
     /* acquire: pairs with ph_registry_interp_gone(). */
     if (s->vouched == maybe &&
         !atomic_load_explicit(&s->record->gone, memory_order_acquire) &&
+        s->record->interp == ph_port_state_interp(maybe) &&
         s->vouched_id == ph_port_state_id(maybe))
       return true;
   }
@@ -295,7 +298,8 @@ static void set_aside(struct thread *t, pyhold_frame *frame,
     ph_port_detach(attached);
   } else {
     port_state *displaced = ph_port_displaced_by(frame->state);
-    if (displaced != NULL && protect_restored(t, frame, displaced)) {
+    if (displaced != NULL && displaced != t->gone &&
+        protect_restored(t, frame, displaced)) {
       frame->restore = displaced;
       frame->flags |= RESTORE_DETACHED;
     }
@@ -309,7 +313,9 @@ static port_state *detached_state(const struct thread *t,
   if (slot->state != NULL) return slot->state;
   port_interp *interp = slot->record->interp;
   port_state *bound = ph_port_gilstate();
-  if (bound != NULL && ph_port_state_interp(bound) == interp) return bound;
+  if (bound != NULL && bound != t->gone &&
+      ph_port_state_interp(bound) == interp)
+    return bound;
   /* What a frame set aside is detached. */
   for (const pyhold_frame *f = t->top; f != NULL; f = f->outer)
     if (f->restore != NULL && ph_port_state_interp(f->restore) == interp)
@@ -333,6 +339,8 @@ static pyhold_status attach(struct thread *t, pyhold_frame *frame,
    * interpreter inside a guard of its own. */
   if (is_dead(r)) return PYHOLD_EFINALIZING;
 
+  if (t->gone != NULL && ph_port_gilstate() == t->gone)
+    ph_port_forget_gilstate(r->interp);
   bool made = false;
   frame->state = detached_state(t, slot);
   if (frame->state == NULL) {
@@ -349,6 +357,7 @@ static pyhold_status attach(struct thread *t, pyhold_frame *frame,
   push(t, frame); /* before set_aside(), which may look for slots not in use */
   set_aside(t, frame, attached);
   ph_port_attach(frame->state);
+  t->gone = NULL; /* if it was the gilstate, now this one is */
   /* Whoever adds a state takes away those that exited threads left. */
   if (made) ph_registry_reclaim(r);
   return PYHOLD_OK;

@@ -51,6 +51,10 @@ port_state *ph_port_gilstate(void) { return gilstate; }
 port_state *ph_port_displaced_by(port_state *next) {
   return gilstate != next ? gilstate : NULL;
 }
+void ph_port_forget_gilstate(port_interp *interp) {
+  (void)interp;
+  gilstate = NULL;
+}
 port_interp *ph_port_state_interp(port_state *state) { return state->interp; }
 
 port_state *ph_port_state_new(port_interp *interp) {

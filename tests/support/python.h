@@ -35,6 +35,15 @@ class SubInterpreter {
 // What is attached to this thread; on 3.11, to any.
 PyThreadState* Attached();
 
+// Whether a thread that a runtime left with a thread state may come back to the
+// next one: CPython 3.15 leaves its gilstate dangling, which its debug build
+// does not forgive.
+#if PY_VERSION_HEX >= 0x030F0000 && defined(Py_DEBUG)
+constexpr bool kKeptStateMayOutliveRuntime = false;
+#else
+constexpr bool kKeptStateMayOutliveRuntime = true;
+#endif
+
 // Runs Python code, which must not raise. The caller is attached.
 void Exec(const char* code);
 // Evaluates an expression to an int, or fails.

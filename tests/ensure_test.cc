@@ -131,6 +131,48 @@ TEST_F(EnsureTest, DetachGuardKnowsAThreadThatIsNotAttached) {
   sub.End();
 }
 
+#if PY_VERSION_HEX < 0x030C0000
+// A state that this thread vouched for is deleted, and another has its address.
+TEST_F(EnsureTest, AnotherStateAtAKnownAddressIsNotOnesOwn) {
+  SubInterpreter sub(SubInterpreter::kShared);
+  PyThreadState* sub_state = PyThreadState_Swap(sub.before());
+  PyThreadState* visitor = PyThreadState_New(sub.interp());
+  PyThreadState_Swap(visitor);
+  EXPECT_TRUE(InterpreterView::Current());
+  PyThreadState_Clear(visitor);
+  PyThreadState_Swap(sub.before());
+  PyThreadState_Delete(visitor);
+
+  std::vector<PyThreadState*> states;
+  do {
+    states.push_back(PyThreadState_New(sub.before()->interp));
+  } while (states.back() != visitor && states.size() < 100);
+  EXPECT_EQ(states.back(), visitor);
+  PyEval_SaveThread();
+  std::promise<void> attached, seen;
+  std::thread other([&] {
+    PyEval_RestoreThread(states.back());
+    attached.set_value();
+    seen.get_future().wait();
+    PyEval_SaveThread();
+  });
+  attached.get_future().wait();
+  {
+    ThreadStateDetachGuard detached;
+    EXPECT_EQ(detached.status(), PYHOLD_EDETACHED);
+  }
+  seen.set_value();
+  other.join();
+  PyEval_RestoreThread(sub.before());
+  for (PyThreadState* state : states) {
+    PyThreadState_Clear(state);
+    PyThreadState_Delete(state);
+  }
+  PyThreadState_Swap(sub_state);
+  sub.End();
+}
+#endif
+
 TEST_F(EnsureTest, CApiNestsToo) {
   OnForeignThread([] {
     InterpreterView view = per_call();

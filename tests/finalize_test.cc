@@ -547,9 +547,8 @@ SCENARIO(InitializeAgain) {
   std::thread survivor([&] {
     InterpreterView view = first.get_future().get();
     {
-      ThreadStateGuard guard(kKeptStateMayOutliveRuntime
-                                 ? view
-                                 : view.With(PYHOLD_PER_CALL));
+      ThreadStateGuard guard(
+          kKeptStateMayOutliveRuntime ? view : view.With(PYHOLD_PER_CALL));
       REQUIRE(guard);
       REQUIRE(Eval("6 * 7") == 42);
     }

@@ -86,9 +86,23 @@ void Shift(int round) {
   }
 }
 
-// P1. One thread enters while another closes: not both may win. Weaken either
-// store to release and some round has both.
-TEST(GateStressTest, EnterAndCloseNeverBothWin) {
+// With the closer's barrier, where the kernel has it, and without.
+class GateStressTest : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (!test_gate_use_barrier(GetParam()))
+      GTEST_SKIP() << "no membarrier(2) here, or ThreadSanitizer";
+  }
+  void TearDown() override { (void)test_gate_use_barrier(true); }
+};
+INSTANTIATE_TEST_SUITE_P(, GateStressTest, testing::Bool(),
+                         [](const auto& info) {
+                           return info.param ? "Barrier" : "SeqCst";
+                         });
+
+// P1. One thread enters while another closes: not both may win. Leave out the
+// barrier, or weaken either store to release, and some round has both.
+TEST_P(GateStressTest, EnterAndCloseNeverBothWin) {
   test_gate* gate = test_gate_new(1);
   Meeting meeting(2);
   bool entered = false, idle = false;
@@ -116,8 +130,8 @@ TEST(GateStressTest, EnterAndCloseNeverBothWin) {
 }
 
 // P2. The last holder leaves while the waiter goes to sleep: it must be woken.
-// Weaken slot_leave()'s store and some round sleeps on.
-TEST(GateStressTest, LastHolderAlwaysWakesTheWaiter) {
+// Leave out the barrier, or weaken ph_slot_set(), and some round sleeps on.
+TEST_P(GateStressTest, LastHolderAlwaysWakesTheWaiter) {
   test_gate* gate = test_gate_new(1);
   Meeting meeting(2);
   int slept_on = 0;
@@ -147,7 +161,7 @@ TEST(GateStressTest, LastHolderAlwaysWakesTheWaiter) {
 
 // INV2. A hold turns into a slot while the closer looks: read in the other
 // order, slots first, some round sees neither.
-TEST(GateStressTest, HoldThatTurnsIntoASlotIsAlwaysSeen) {
+TEST_P(GateStressTest, HoldThatTurnsIntoASlotIsAlwaysSeen) {
   test_gate* gate = test_gate_new(1);
   Meeting meeting(2);
   int missed = 0;
@@ -177,7 +191,7 @@ TEST(GateStressTest, HoldThatTurnsIntoASlotIsAlwaysSeen) {
 // P3. Holders write plain ints, which the closer reads without a lock: under
 // ThreadSanitizer, weakening the release in slot_leave() or gate_drop(), or an
 // acquire in gate_is_idle(), is a race. Nobody writes after the close is done.
-TEST(GateStressTest, CloserSeesAllThatHoldersDid) {
+TEST_P(GateStressTest, CloserSeesAllThatHoldersDid) {
   constexpr int kThreads = 4;
   for (int round = 0; round < 50; ++round) {
     test_gate* gate = test_gate_new(kThreads);
@@ -220,7 +234,7 @@ TEST(GateStressTest, CloserSeesAllThatHoldersDid) {
 }
 
 // INV3. Threads that are refused again and again do not hold up the closer.
-TEST(GateStressTest, RefusedThreadsDoNotStarveTheCloser) {
+TEST_P(GateStressTest, RefusedThreadsDoNotStarveTheCloser) {
   constexpr int kThreads = 8;
   for (int round = 0; round < 20; ++round) {
     test_gate* gate = test_gate_new(kThreads);

@@ -270,8 +270,7 @@ TEST(KeepTest, ThreadWithAKeptStateOutlivesTheRuntime) {
 
 SCENARIO(PersistentIsUsed) {
   StartPython();
-  InterpreterView view =
-      InterpreterView::Current().With(PYHOLD_PER_CALL);
+  InterpreterView view = InterpreterView::Current().With(PYHOLD_PER_CALL);
   SubInterpreter sub(argument == 0 ? SubInterpreter::kShared
                                    : SubInterpreter::kOwn);
   InterpreterView sub_view = InterpreterView::Current();
@@ -325,7 +324,9 @@ SCENARIO(PersistentCApi) {
       REQUIRE(pyhold_thread_state_attach(state) == PYHOLD_OK);
       REQUIRE(pyhold_thread_state_attach(state) == PYHOLD_EMISUSE);
       CallPython();
-      { ThreadStateGuard nested(view); }
+      {
+        ThreadStateGuard nested(view);
+      }
       pyhold_thread_state_detach(state);
     }
     std::thread([&] {
@@ -353,7 +354,7 @@ enum Case {
   kThreadExit,
   kCases
 };
-const char* const kCaseNames[] = {"Detached",     "Attached",
+const char* const kCaseNames[] = {"Detached",      "Attached",
                                   "OtherAttached", "WhileClosing",
                                   "AfterTheEnd",   "ThreadExit"};
 
@@ -447,8 +448,8 @@ SCENARIO(PersistentDestructor) {
 }
 
 class PersistentCaseTest : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(All, PersistentCaseTest, testing::Range(0, int{kCases}),
-                         [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(All, PersistentCaseTest,
+                         testing::Range(0, int{kCases}), [](const auto& info) {
                            return kCaseNames[info.param];
                          });
 TEST_P(PersistentCaseTest, DestructorIsRight) {

@@ -125,6 +125,33 @@ TEST_F(RegistryTest, FailedRegistrationIsTriedAgain) {
   fake_interp_end(main);
 }
 
+// A record that is in the list, but fails to become its interpreter's, is taken
+// out of the list by the end of the main interpreter.
+TEST_F(RegistryTest, RegistrationFailsWhileTheRuntimeEnds) {
+  _is* main = fake_interp_begin(true);
+  InterpreterView view = InterpreterView::Current();
+  struct {
+    std::promise<void> registers, ended;
+  } meet;
+  std::thread other([&] {
+    fake_interp_begin(false);
+    fake_before_cookie(
+        [](void* arg) {
+          auto* m = static_cast<decltype(meet)*>(arg);
+          m->registers.set_value();
+          m->ended.get_future().wait();
+        },
+        &meet);
+    fake_set_no_memory(true);
+    EXPECT_EQ(InterpreterView::Current().status(), PYHOLD_ENOMEM);
+    fake_set_no_memory(false);
+  });
+  meet.registers.get_future().wait();
+  fake_interp_end(main);
+  meet.ended.set_value();
+  other.join();
+}
+
 TEST_F(RegistryTest, ClosedIsClosedForAllButHolders) {
   _is* main = fake_interp_begin(true);
   InterpreterRef ref = InterpreterRef::Current();

@@ -161,7 +161,9 @@ TEST_F(ThreadTest, DeletedStateIsNotBoundAgain) {
   _ts* sub_state = fake_save();
   std::thread([&] {
     std::optional<pyhold::PersistentThreadState> state(std::in_place, view_);
-    { ThreadStateGuard guard(view_); }
+    {
+      ThreadStateGuard guard(view_);
+    }
     ThreadStateGuard guard(sub_view);  // would bind it again
     state.reset();
     EXPECT_EQ(fake_state_count(main_), 1);
@@ -190,7 +192,9 @@ TEST_F(ThreadTest, StateThatWasSetAsideIsNotDeleted) {
     }
     EXPECT_EQ(fake_current(), raw);
     EXPECT_EQ(fake_save(), raw);
-    { ThreadStateGuard guard(view_); }  // deletes it
+    {
+      ThreadStateGuard guard(view_);
+    }  // deletes it
     EXPECT_EQ(fake_state_count(main_), 1);
   }).join();
   fake_restore(sub_state);

@@ -56,16 +56,15 @@ struct _is *pyhold_interp_state(const pyhold_interp *hold) {
 
 pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
   if (hold == NULL) return PYHOLD_EMISUSE;
-  pyhold_status status =
-      ph_thread_ensure(record_of(hold), PINNED, PYHOLD_KEEP);
+  pyhold_status status = ph_thread_ensure(record_of(hold), PINNED, PYHOLD_KEEP);
   pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
   return status;
 }
 
 pyhold_status pyhold_frame_enter(pyhold_frame *frame, pyhold_interp *hold,
                                  const char *file, int line) {
-  pyhold_status status = ph_thread_enter(frame, record_of(hold), PINNED,
-                                         PYHOLD_KEEP, file, line);
+  pyhold_status status =
+      ph_thread_enter(frame, record_of(hold), PINNED, PYHOLD_KEEP, file, line);
   pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
   return status;
 }

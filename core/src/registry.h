@@ -43,7 +43,7 @@ struct record {
   struct record *next;
   struct close_call *close_calls, *running;
   struct pyhold_slot *orphans; /* slots of exited threads, with their states */
-  struct ended_ids *ended; /* what remembers the id after the end */
+  struct ended_ids *ended;     /* what remembers the id after the end */
 };
 
 void ph_record_ref(struct record *record);

@@ -26,7 +26,7 @@ struct thread {
   pyhold_frame *top;
   pyhold_frame *spare; /* OWNED ones to use again, through `outer` */
   uint64_t serial;     /* of all threads that were, none has the same; or 0 */
-  port_state *gone;    /* CPython deleted it, and may still have it as gilstate */
+  port_state *gone; /* CPython deleted it, and may still have it as gilstate */
 };
 
 /* --- The thread --- */
@@ -102,7 +102,8 @@ static void thread_exit(void *arg) {
     t->spare = frame->outer;
     free(frame);
   }
-  *t = (struct thread){0}; /* a later destructor of this thread may start anew */
+  *t =
+      (struct thread){0}; /* a later destructor of this thread may start anew */
 }
 
 static void make_exit_key(void) {
@@ -630,15 +631,14 @@ pyhold_status ph_thread_state_new(struct record *r, pyhold_thread_state **out) {
   }
   /* Attached through something else than pyhold it has a state, too. */
   port_state *attached = attached_state(t);
-  bool has_one = (attached != NULL &&
-                  ph_port_state_interp(attached) == r->interp) ||
-                 detached_state(t, slot) != NULL;
+  bool has_one =
+      (attached != NULL && ph_port_state_interp(attached) == r->interp) ||
+      detached_state(t, slot) != NULL;
   if (!has_one) slot->state = ph_port_state_new(r->interp);
   bool ok = has_one || slot->state != NULL;
   if (ok) {
     ++slot->persistent;
-    *ts = (pyhold_thread_state){
-        .record = r, .slot = slot, .serial = t->serial};
+    *ts = (pyhold_thread_state){.record = r, .slot = slot, .serial = t->serial};
     ph_record_ref(r);
     *out = ts;
   } else {

@@ -1,5 +1,6 @@
 #include "fake_port.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@ struct _is {
   _Atomic(void *) cookie;
   atomic_int gates; /* callbacks registered with atexit */
   atomic_int states;
+  struct _ts *list; /* of them; under list_lock */
   atomic_bool ended;
   struct _is *next;
 };
@@ -23,6 +25,7 @@ struct _ts {
   struct _is *interp;
   atomic_bool attached;
   struct _ts *before; /* what fake_interp_begin() set aside */
+  struct _ts *next, **pprev; /* in interp->list */
 };
 
 static _Thread_local struct _ts *current;
@@ -32,8 +35,12 @@ static atomic_int_least64_t next_id;
 static _Atomic(struct _is *) main_interp, all_interps;
 static atomic_bool has_guards, interrupted, exit_deletes_state;
 static atomic_int open_guards;
+static _Thread_local void (*before_cookie)(void *);
+static _Thread_local void *before_cookie_arg;
 static void (*_Atomic on_delete)(void *);
 static void *_Atomic on_delete_arg;
+
+static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void broken(const char *rule) {
   fprintf(stderr, "fake_port: %s\n", rule);
@@ -57,11 +64,26 @@ void ph_port_forget_gilstate(port_interp *interp) {
 }
 port_interp *ph_port_state_interp(port_state *state) { return state->interp; }
 
+static void free_state(struct _ts *state) {
+  pthread_mutex_lock(&list_lock);
+  *state->pprev = state->next;
+  if (state->next != NULL) state->next->pprev = state->pprev;
+  pthread_mutex_unlock(&list_lock);
+  atomic_fetch_sub(&state->interp->states, 1);
+  free(state);
+}
+
 port_state *ph_port_state_new(port_interp *interp) {
   if (atomic_load(&interp->ended)) broken("a state for an ended interpreter");
   if (no_memory) return NULL;
   port_state *state = calloc(1, sizeof *state);
   state->interp = interp;
+  pthread_mutex_lock(&list_lock);
+  state->pprev = &interp->list;
+  state->next = interp->list;
+  if (state->next != NULL) state->next->pprev = &state->next;
+  interp->list = state;
+  pthread_mutex_unlock(&list_lock);
   atomic_fetch_add(&interp->states, 1);
   if (gilstate == NULL) gilstate = state;
   return state;
@@ -87,16 +109,14 @@ void ph_port_state_delete_attached(port_state *state) {
   if (current != state) broken("a destructor changed what is attached");
   current = NULL;
   if (gilstate == state) gilstate = NULL;
-  atomic_fetch_sub(&state->interp->states, 1);
-  free(state);
+  free_state(state);
 }
 
 void ph_port_state_delete_orphan(port_state *state) {
   if (current == NULL || current->interp != state->interp)
     broken("deletes an orphan while not attached to its interpreter");
   if (atomic_load(&state->attached)) broken("an orphan is attached");
-  atomic_fetch_sub(&state->interp->states, 1);
-  free(state);
+  free_state(state);
 }
 
 bool ph_port_exit_deletes_state(void) {
@@ -111,6 +131,9 @@ void *ph_port_cookie(port_interp *interp) {
 }
 
 void *ph_port_cookie_set(port_interp *interp, void *cookie) {
+  void (*fn)(void *) = before_cookie;
+  before_cookie = NULL;
+  if (fn != NULL) fn(before_cookie_arg);
   if (no_memory) return NULL;
   void *none = NULL;
   return atomic_compare_exchange_strong(&interp->cookie, &none, cookie) ? cookie
@@ -214,9 +237,14 @@ void fake_interp_end(struct _is *interp) {
   if (cookie != NULL) ph_registry_interp_gone(cookie);
   if (interp->is_main) atomic_store(&main_interp, NULL);
   struct _ts *before = current->before;
-  free(current);
+  free_state(current);
   current = NULL;
   gilstate = NULL;
+  /* States that are not in use are deleted with it. */
+  for (struct _ts *state = interp->list, *next; state != NULL; state = next) {
+    next = state->next;
+    if (!atomic_load(&state->attached)) free_state(state);
+  }
   if (before != NULL) ph_port_attach(before);
 }
 
@@ -245,5 +273,9 @@ void fake_interrupt(void) { atomic_store(&interrupted, true); }
 void fake_on_delete(void (*fn)(void *), void *arg) {
   atomic_store(&on_delete_arg, arg);
   atomic_store(&on_delete, fn);
+}
+void fake_before_cookie(void (*fn)(void *), void *arg) {
+  before_cookie_arg = arg;
+  before_cookie = fn;
 }
 int fake_open_guards(void) { return atomic_load(&open_guards); }

@@ -53,6 +53,9 @@ void fake_interrupt(void);        /* the next look sees Ctrl-C */
 /* Runs inside the deletion of a state, attached, as destructors do. */
 void fake_on_delete(void (*fn)(void *), void *arg);
 
+/* Runs once on this thread, before an interpreter is to get its cookie. */
+void fake_before_cookie(void (*fn)(void *), void *arg);
+
 /* CPython's guards that are open now. */
 int fake_open_guards(void);
 

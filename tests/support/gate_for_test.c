@@ -15,6 +15,19 @@ static void *zeroed(size_t size) {
   return memset(aligned_alloc(CACHE_LINE, size), 0, size);
 }
 
+bool test_gate_use_barrier(bool on) {
+#ifdef PH_NO_MEMBARRIER
+  return !on;
+#else
+  ph_gate_init();
+  static bool has_it, known;
+  if (!known) has_it = ph_has_barrier;
+  known = true;
+  ph_has_barrier = on && has_it;
+  return ph_has_barrier == on;
+#endif
+}
+
 struct test_gate *test_gate_new(int slots) {
   struct test_gate *g = zeroed(sizeof *g + (-sizeof *g) % CACHE_LINE);
   g->count = slots;

@@ -13,6 +13,10 @@ extern "C" {
 struct test_gate;
 
 /* An open gate with `slots` slots; slot i is thread i + 1's. */
+/* How enter and close are ordered in gates from now on: by the closer's
+ * barrier, or by seq_cst accesses. False: not here. No gate is in use. */
+bool test_gate_use_barrier(bool on);
+
 struct test_gate *test_gate_new(int slots);
 void test_gate_free(struct test_gate *g);
 void test_gate_reset(struct test_gate *g);

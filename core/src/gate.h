@@ -8,12 +8,13 @@
  *   CLOSED    refused       in                 refused     + 1   may be true
  *
  * INV1  CLOSED is final: nothing opens a gate again.
- * INV2  Once closed and idle, a gate stays idle. After the close, protection
- *       comes only from protection: ph_gate_dup() needs a hold, and so does
- *       ph_slot_enter_pinned(), which a holder calls before it drops that hold.
- *       Nothing turns a slot into a hold. So ph_gate_is_idle() reads the holds
- *       first and the slots after them: what leaves the count in between is
- *       seen in a slot.
+ * INV2  Once closed and idle, nothing holds a gate again. (A caller that is
+ *       about to be refused may be seen for a moment: INV3.) After the close,
+ *       protection comes only from protection: ph_gate_dup() needs a hold, and
+ *       so does ph_slot_enter_pinned(), which a holder calls before it drops
+ *       that hold. Nothing turns a slot into a hold. So ph_gate_is_idle() reads
+ *       the holds first and the slots after them: what leaves the count in
+ *       between is seen in a slot.
  * INV3  A closed gate becomes idle after at most the calls in progress:
  *       ph_slot_enter() looks before it writes, so that refused callers,
  *       however many and however busy, leave their slots at zero. Each thread

@@ -145,8 +145,8 @@ bool RunCode(const char* code, const std::string& zip_path) {
 }
 
 constexpr char kMakeZip[] = R"(
-import os, sysconfig, zipfile
-root = sysconfig.get_path("stdlib")
+import os, zipfile
+root = os.path.dirname(os.__file__)
 with zipfile.ZipFile(zip_path, "w", zipfile.ZIP_DEFLATED, compresslevel=1,
                      strict_timestamps=False) as made:
     for folder, folders, files in os.walk(root):

@@ -24,7 +24,7 @@ struct _is {
 struct _ts {
   struct _is *interp;
   atomic_bool attached;
-  struct _ts *before; /* what fake_interp_begin() set aside */
+  struct _ts *before;        /* what fake_interp_begin() set aside */
   struct _ts *next, **pprev; /* in interp->list */
 };
 

@@ -18,7 +18,11 @@ SubInterpreter::SubInterpreter(Gil gil) : before_(PyThreadState_Get()) {
 #if PY_VERSION_HEX >= 0x030C0000
   PyInterpreterConfig config{};
   config.allow_threads = 1;
+#ifdef Py_GIL_DISABLED  // must be
+  config.check_multi_interp_extensions = 1;
+#else
   config.check_multi_interp_extensions = gil == kOwn;
+#endif
   config.use_main_obmalloc = gil == kShared;
   config.allow_fork = gil == kShared;
   config.allow_exec = gil == kShared;

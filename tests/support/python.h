@@ -35,6 +35,12 @@ class SubInterpreter {
 // What is attached to this thread; on 3.11, to any.
 PyThreadState* Attached();
 
+#ifdef Py_GIL_DISABLED
+constexpr bool kHasGil = false;
+#else
+constexpr bool kHasGil = true;
+#endif
+
 // Whether a thread that a runtime left with a thread state may come back to the
 // next one: CPython 3.15 leaves its gilstate dangling, which its debug build
 // does not forgive.

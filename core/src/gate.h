@@ -62,6 +62,9 @@
 struct record;
 struct _ts;
 
+/* A slot was entered while the gate was open: when, is not known. */
+#define SINCE_BEFORE_CLOSE INT64_C(-1)
+
 /* What one thread has for one interpreter. */
 struct pyhold_slot {
   /* Written by the owner, read by a waiter. */
@@ -70,7 +73,7 @@ struct pyhold_slot {
    * goes from one ensure to the next may mix the two, which is harmless. */
   atomic_int line;
   _Atomic(const char *) file;
-  atomic_int_least64_t since_ms;
+  atomic_int_least64_t since_ms; /* or SINCE_BEFORE_CLOSE */
 
   /* Written before the slot is linked, then read by all. */
   struct record *record;      /* a reference */

@@ -64,7 +64,7 @@ pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
 pyhold_status pyhold_frame_enter(pyhold_frame *frame, pyhold_interp *hold,
                                  const char *file, int line) {
   pyhold_status status =
-      ph_thread_enter(frame, record_of(hold), PINNED, PYHOLD_KEEP, file, line);
+      ph_thread_enter(frame, record_of(hold), file, line, PINNED, PYHOLD_KEEP);
   pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
   return status;
 }
@@ -148,7 +148,7 @@ pyhold_status pyhold_thread_ensure_view(pyhold_view *view) {
 
 pyhold_status pyhold_frame_enter_view(pyhold_frame *frame, pyhold_view *view,
                                       const char *file, int line) {
-  return ph_thread_enter(frame, view->record, ASK, view->keep, file, line);
+  return ph_thread_enter(frame, view->record, file, line, ASK, view->keep);
 }
 
 pyhold_status pyhold_thread_state_new(pyhold_view *view,

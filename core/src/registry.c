@@ -464,7 +464,8 @@ static void print_report(const pyhold_wait_report *report) {
                             : ". Holding it:");
   for (size_t i = 0; i < report->holder_count; ++i) {
     const pyhold_holder *h = &report->holders[i];
-    fprintf(stderr, "pyhold:   thread %" PRId64 " \"%s\" for %.1f s, since ",
+    fprintf(stderr,
+            "pyhold:   thread %" PRId64 " \"%s\" for %.1f s or more, since ",
             h->thread_id, h->thread_name, (double)h->held_ms / 1000);
     if (h->file != NULL)
       fprintf(stderr, "%s:%d", h->file, h->line);
@@ -506,10 +507,11 @@ static void report_one(const struct ending *e, struct record *r, void *arg) {
     /* acquire: what the owner wrote before it. */
     if (!atomic_load_explicit(&s->active, memory_order_acquire)) continue;
     /* relaxed: see struct pyhold_slot. */
+    int64_t since = atomic_load_explicit(&s->since_ms, memory_order_relaxed);
+    if (since == SINCE_BEFORE_CLOSE) since = e->began_ms;
     *holder = (pyhold_holder){
         .thread_id = s->thread_id,
-        .held_ms =
-            now - atomic_load_explicit(&s->since_ms, memory_order_relaxed),
+        .held_ms = now - since,
         .file = atomic_load_explicit(&s->file, memory_order_relaxed),
         .line = atomic_load_explicit(&s->line, memory_order_relaxed),
         .is_finalizing_thread = s->thread_id == e->finalizing_thread_id};

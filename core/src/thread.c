@@ -249,11 +249,12 @@ static void push(struct thread *t, pyhold_frame *frame) {
 }
 
 /* Note where the slot was taken. Before it is, so that a report finds it. */
-static void note_place(struct pyhold_slot *slot, const char *file, int line) {
+static void note_place(struct pyhold_slot *slot, const char *file, int line,
+                       int64_t since_ms) {
   /* relaxed, all: see struct pyhold_slot. */
   atomic_store_explicit(&slot->file, file, memory_order_relaxed);
   atomic_store_explicit(&slot->line, line, memory_order_relaxed);
-  atomic_store_explicit(&slot->since_ms, ph_now_ms(), memory_order_relaxed);
+  atomic_store_explicit(&slot->since_ms, since_ms, memory_order_relaxed);
 }
 
 /* Protect the slot's interpreter, unless an older frame does. False: refused.
@@ -262,7 +263,7 @@ static bool protect(struct pyhold_slot *slot, enum entry entry, bool *took,
                     const char *file, int line) {
   *took = false;
   if (is_active(slot)) return true;
-  note_place(slot, file, line);
+  note_place(slot, file, line, ph_now_ms());
   if (entry == PINNED)
     ph_slot_enter_pinned(slot);
   else if (!ph_slot_enter(&slot->record->gate, slot))
@@ -307,19 +308,27 @@ static void set_aside(struct thread *t, pyhold_frame *frame,
   }
 }
 
+/* A detached state of the thread for the slot's interpreter that is most likely
+ * there; or NULL. */
+static inline port_state *usual_state(const struct thread *t,
+                                      const struct pyhold_slot *slot) {
+  if (slot->state != NULL) return slot->state;
+  port_state *bound = ph_port_gilstate();
+  bool fits = bound != NULL && bound != t->gone &&
+              ph_port_state_interp(bound) == slot->record->interp;
+  return fits ? bound : NULL;
+}
+
 /* The state that the thread has for the slot's interpreter, to which it is not
  * attached; or NULL. */
 static port_state *detached_state(const struct thread *t,
                                   const struct pyhold_slot *slot) {
-  if (slot->state != NULL) return slot->state;
-  port_interp *interp = slot->record->interp;
-  port_state *bound = ph_port_gilstate();
-  if (bound != NULL && bound != t->gone &&
-      ph_port_state_interp(bound) == interp)
-    return bound;
+  port_state *usual = usual_state(t, slot);
+  if (usual != NULL) return usual;
   /* What a frame set aside is detached. */
   for (const pyhold_frame *f = t->top; f != NULL; f = f->outer)
-    if (f->restore != NULL && ph_port_state_interp(f->restore) == interp)
+    if (f->restore != NULL &&
+        ph_port_state_interp(f->restore) == slot->record->interp)
       return f->restore;
   return NULL;
 }
@@ -364,12 +373,11 @@ static pyhold_status attach(struct thread *t, pyhold_frame *frame,
   return PYHOLD_OK;
 }
 
-/* The thread is protected by a slot that it made, or had, for the first time in
- * a while; or is not detached, or not of this interpreter. */
+/* The general way. */
 NOINLINE static pyhold_status enter_slowly(pyhold_frame *frame,
-                                           struct record *r, enum entry entry,
-                                           pyhold_keep keep, const char *file,
-                                           int line) {
+                                           struct record *r, const char *file,
+                                           int line, enum entry entry,
+                                           pyhold_keep keep) {
   struct thread *t = &self;
   struct pyhold_slot *slot = slot_for(t, r);
   if (slot == NULL) return PYHOLD_ENOMEM;
@@ -382,68 +390,64 @@ NOINLINE static pyhold_status enter_slowly(pyhold_frame *frame,
   return status;
 }
 
-/* An ensure in an ensure of the same interpreter, and attached: true if it is,
- * and has been entered. Its slot protects it (INV4). */
-static inline bool enter_nested(struct thread *t, pyhold_frame *frame,
-                                struct record *r, const char *file, int line) {
-  pyhold_frame *top = t->top;
+static inline void push_simple(struct thread *t, pyhold_frame *frame,
+                               struct pyhold_slot *slot, port_state *state,
+                               const char *file, int line, unsigned flags) {
+  frame->outer = t->top;
+  frame->slot = slot;
+  frame->state = state;
+  frame->restore = NULL;
+  frame->restore_slot = NULL;
+  frame->file = file;
+  frame->line = line;
+  frame->flags = flags;
+  t->top = frame;
+}
+
+/* A short way for detached threads that have a state. */
+NOINLINE static pyhold_status enter_detached(pyhold_frame *frame,
+                                             struct record *r, const char *file,
+                                             int line, enum entry entry,
+                                             pyhold_keep keep) {
+  struct thread *t = &self;
+  struct pyhold_slot *slot = t->slots;
+  if (slot == NULL || slot->record != r || is_active(slot) || entry != ASK)
+    return enter_slowly(frame, r, file, line, entry, keep);
+  /* The clock would be a third of what this costs without a GIL. */
+  note_place(slot, file, line, SINCE_BEFORE_CLOSE);
+  if (!ph_slot_enter(&r->gate, slot)) return PYHOLD_EFINALIZING;
+  /* Only now is the state there for sure. */
+  port_state *state = usual_state(t, slot);
+  if (state == NULL || !ph_port_is_next(state)) {
+    ph_slot_leave(&r->gate, slot);
+    return enter_slowly(frame, r, file, line, entry, keep);
+  }
+  unsigned flags = TOOK | ATTACHED;
+  if (state == slot->state) {
+    flags |= USES;
+    ++slot->uses;
+  }
+  push_simple(t, frame, slot, state, file, line, flags);
+  ph_port_attach(state);
+  return PYHOLD_OK;
+}
+
+/* Here the short way for an ensure in an ensure of the same interpreter, and
+ * attached: its slot protects it (INV4). */
+pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *r,
+                              const char *file, int line, enum entry entry,
+                              pyhold_keep keep) {
+  struct thread *t = &self;
+  const pyhold_frame *top = t->top;
   if (top == NULL || top->slot->record != r || top->state == NULL ||
       !is_active(top->slot) ||
       /* relaxed: a thread that ended its own interpreter sees it closed, and
        * does not look into a state that is gone. */
       atomic_load_explicit(&r->gate.closed, memory_order_relaxed) ||
       !ph_port_is_attached(top->state))
-    return false;
-  frame->outer = top;
-  frame->slot = top->slot;
-  frame->state = top->state;
-  frame->restore = NULL;
-  frame->restore_slot = NULL;
-  frame->file = file;
-  frame->line = line;
-  frame->flags = 0;
-  t->top = frame;
-  return true;
-}
-
-/* A detached thread whose state was kept: true if it is, and has been attached.
- */
-static inline bool enter_kept(struct thread *t, pyhold_frame *frame,
-                              struct record *r, enum entry entry,
-                              const char *file, int line) {
-  struct pyhold_slot *slot = t->slots;
-  if (slot == NULL || slot->record != r || slot->state == NULL ||
-      entry != ASK || is_active(slot))
-    return false;
-  note_place(slot, file, line);
-  if (!ph_slot_enter(&r->gate, slot)) return false;
-  /* Only now is the state there for sure. */
-  if (!ph_port_is_next(slot->state)) {
-    ph_slot_leave(&r->gate, slot);
-    return false;
-  }
-  frame->outer = t->top;
-  frame->slot = slot;
-  frame->state = slot->state;
-  frame->restore = NULL;
-  frame->restore_slot = NULL;
-  frame->file = file;
-  frame->line = line;
-  frame->flags = TOOK | ATTACHED | USES;
-  ++slot->uses;
-  t->top = frame;
-  ph_port_attach(slot->state);
-  return true;
-}
-
-/* The two first ones are what attach() would do, in fewer instructions. */
-pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *r,
-                              enum entry entry, pyhold_keep keep,
-                              const char *file, int line) {
-  struct thread *t = &self;
-  if (enter_nested(t, frame, r, file, line)) return PYHOLD_OK;
-  if (enter_kept(t, frame, r, entry, file, line)) return PYHOLD_OK;
-  return enter_slowly(frame, r, entry, keep, file, line);
+    return enter_detached(frame, r, file, line, entry, keep);
+  push_simple(t, frame, top->slot, top->state, file, line, 0);
+  return PYHOLD_OK;
 }
 
 pyhold_status pyhold_frame_detach(pyhold_frame *frame, const char *file,
@@ -535,25 +539,33 @@ NOINLINE static void leave_slowly(struct thread *t, pyhold_frame *frame) {
   if (frame->flags & TOOK) unprotect(frame->slot);
 }
 
+/* The short way for what enter_detached() entered. */
+NOINLINE static void leave_attached(struct thread *t, pyhold_frame *frame) {
+  struct pyhold_slot *slot = frame->slot;
+  bool usual =
+      (frame->flags & ~USES) == (TOOK | ATTACHED) &&
+      (slot->keep || !(frame->flags & USES)) &&
+      /* relaxed: this thread is protected; unless it closed the gate
+                * itself, or the wait was given up. */
+      !atomic_load_explicit(&slot->record->gate.closed, memory_order_relaxed);
+  if (!usual) {
+    leave_slowly(t, frame);
+    return;
+  }
+  ph_port_detach(frame->state);
+  if (frame->flags & USES) --slot->uses;
+  t->top = frame->outer;
+  unprotect(slot);
+}
+
 void pyhold_frame_leave(pyhold_frame *frame) {
   struct thread *t = &self;
   if (t->top != frame || (frame->flags & OWNED))
     ph_fatal("a guard was left that is not this thread's newest");
-  struct pyhold_slot *slot = frame->slot;
-  if (frame->flags == 0) { /* of enter_nested() */
+  if (frame->flags == 0)
     t->top = frame->outer;
-  } else if (frame->flags == (TOOK | ATTACHED | USES) && slot->keep &&
-             /* relaxed: this thread is protected. It is not, if it closed the
-              * gate itself, or the wait was given up. */
-             !atomic_load_explicit(&slot->record->gate.closed,
-                                   memory_order_relaxed)) {
-    ph_port_detach(frame->state);
-    --slot->uses;
-    t->top = frame->outer;
-    unprotect(slot);
-  } else {
-    leave_slowly(t, frame);
-  }
+  else
+    leave_attached(t, frame);
 }
 
 pyhold_status ph_thread_ensure(struct record *r, enum entry entry,
@@ -565,7 +577,7 @@ pyhold_status ph_thread_ensure(struct record *r, enum entry entry,
   else if (is_known(t))
     frame = malloc(sizeof *frame);
   if (frame == NULL) return PYHOLD_ENOMEM;
-  pyhold_status status = ph_thread_enter(frame, r, entry, keep, NULL, 0);
+  pyhold_status status = ph_thread_enter(frame, r, NULL, 0, entry, keep);
   if (status == PYHOLD_OK) {
     frame->flags |= OWNED;
   } else {
@@ -654,8 +666,8 @@ static enum entry entry_of(const pyhold_thread_state *ts) {
 
 pyhold_status pyhold_thread_state_attach(pyhold_thread_state *ts) {
   if (!is_own(ts) || ts->attached) return PYHOLD_EMISUSE;
-  pyhold_status status = ph_thread_enter(&ts->frame, ts->record, entry_of(ts),
-                                         PYHOLD_KEEP, NULL, 0);
+  pyhold_status status = ph_thread_enter(&ts->frame, ts->record, NULL, 0,
+                                         entry_of(ts), PYHOLD_KEEP);
   ts->attached = status == PYHOLD_OK;
   return status;
 }
@@ -686,7 +698,7 @@ void pyhold_thread_state_delete(pyhold_thread_state *ts) {
     if (slot->state != NULL && !is_wanted(&self, slot)) {
       ++slot->persistent; /* until the frame, which may not nest, is on it */
       pyhold_status status =
-          ph_thread_enter(&frame, r, entry_of(ts), PYHOLD_KEEP, NULL, 0);
+          ph_thread_enter(&frame, r, NULL, 0, entry_of(ts), PYHOLD_KEEP);
       --slot->persistent;
       if (status == PYHOLD_OK) pyhold_frame_leave(&frame);
     }

@@ -39,8 +39,8 @@ enum entry {
 
 /* Enter a frame for a record that the caller keeps alive. */
 pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *record,
-                              enum entry entry, pyhold_keep keep,
-                              const char *file, int line);
+                              const char *file, int line, enum entry entry,
+                              pyhold_keep keep);
 
 /* The same with a frame of the thread's own, for pyhold_thread_ensure(). */
 pyhold_status ph_thread_ensure(struct record *record, enum entry entry,

@@ -306,13 +306,13 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
  * entered is the first one left. */
 typedef struct pyhold_frame {
   struct pyhold_frame *outer;
-  struct pyhold_slot *slot;         /* the interpreter it is about */
-  struct pyhold_slot *restore_slot; /* kept from finalizing until `restore` */
-  struct _ts *state;                /* attached by it, if any */
-  struct _ts *restore;              /* attached again at the end, if any */
-  const char *file;
   int line;
   unsigned flags;
+  struct pyhold_slot *slot;         /* the interpreter it is about */
+  struct _ts *state;                /* attached inside of it, if any */
+  struct _ts *restore;              /* attached again at the end, if any */
+  struct pyhold_slot *restore_slot; /* kept from finalizing until `restore` */
+  const char *file;
 } pyhold_frame;
 
 /* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by
@@ -425,7 +425,9 @@ PYHOLD_API bool pyhold_on_close_cancel(pyhold_view *view, void (*fn)(void *),
 typedef struct pyhold_holder {
   int64_t thread_id; /* the kernel's, as threading.get_native_id() gives it */
   char thread_name[16];
-  int64_t held_ms;  /* since the outermost ensure, within some 10 ms */
+  /* Since the outermost ensure; or, where the ensure was too quick to look at a
+   * clock, since the gate closed: it is at least that. */
+  int64_t held_ms;
   const char *file; /* where that was; NULL where it is not known */
   int line;
   bool is_finalizing_thread; /* it finalizes: not waited for */

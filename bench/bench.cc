@@ -10,14 +10,17 @@
 //                nested    attached, by the same way
 //                attached  attached, as one of Python's own threads is
 //   inside     empty, or call: one call of a Python function that does nothing
-//   threads    how many do it at the same time
+//   threads    how many do it at the same time; 1b: one does, and beside it
+//              another is busy with what is not Python. Two processors may be
+//              two halves of one core, where a thread alone has the units of
+//              both: what two threads cost each other shows against this.
 //
 // Each run measures threads that are made for it. Google Benchmark's own would
 // not do: what one way leaves on its thread (a kept state, which is also that
 // thread's PyGILState) would be there for the next. So a run is one batch of
-// all its iterations, timed by those threads after a short warm-up, from the
-// first that begins to the last that ends. The main thread is detached and
-// waits, so that nobody else wants the GIL.
+// all its iterations, timed by those threads after a short warm-up, which they
+// leave together; of two threads the rates are added. The main thread is
+// detached and waits, so that nobody else wants the GIL.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 //
@@ -30,6 +33,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -229,8 +233,22 @@ void Loop(PyObject* function, std::int64_t n) {
   }
 }
 
+// Something to do that shares nothing with anyone, until `done`.
+void BeBusy(const std::atomic<bool>& done) {
+  std::mutex own;
+  while (!done.load(std::memory_order_relaxed)) {
+    for (int i = 0; i < 100; ++i) {
+      std::lock_guard lock(own);
+      benchmark::ClobberMemory();
+    }
+  }
+}
+
 template <class Way, template <class> class Situation, bool kCall>
-double Seconds(int thread_count, std::int64_t n) {
+double Seconds(int thread_count, bool beside_busy, std::int64_t n) {
+  std::atomic<bool> done{false};
+  std::thread busy;
+  if (beside_busy) busy = std::thread([&] { BeBusy(done); });
   struct Span {
     Clock::time_point begin, end;
   } spans[kMostThreads];
@@ -250,24 +268,26 @@ double Seconds(int thread_count, std::int64_t n) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  Span all = spans[0];
-  for (int t = 1; t < thread_count; ++t) {
-    all.begin = std::min(all.begin, spans[t].begin);
-    all.end = std::max(all.end, spans[t].end);
+  done = true;
+  if (beside_busy) busy.join();
+  double per_second = 0;
+  for (int t = 0; t < thread_count; ++t) {
+    std::chrono::duration<double> seconds = spans[t].end - spans[t].begin;
+    per_second += 1 / seconds.count();
   }
-  return std::chrono::duration<double>(all.end - all.begin).count();
+  return thread_count / per_second;
 }
 
 template <class Way, template <class> class Situation, bool kCall>
-void Register(int thread_count) {
+void Register(int thread_count, bool beside_busy = false) {
   std::string name = std::string(Way::kName) + '/' + Situation<Way>::kName +
                      (kCall ? "/call/" : "/empty/") +
-                     std::to_string(thread_count);
+                     std::to_string(thread_count) + (beside_busy ? "b" : "");
   benchmark::RegisterBenchmark(name, [=](benchmark::State& state) {
     // One batch of all: see the top.
     while (state.KeepRunningBatch(state.max_iterations)) {
-      state.SetIterationTime(
-          Seconds<Way, Situation, kCall>(thread_count, state.max_iterations));
+      state.SetIterationTime(Seconds<Way, Situation, kCall>(
+          thread_count, beside_busy, state.max_iterations));
     }
   })->UseManualTime();
 }
@@ -432,6 +452,9 @@ void RegisterEverything() {
   RegisterAll<PerCall>();
   RegisterAll<Kept>();
   RegisterTwo<Kept, None>();
+#ifdef Py_GIL_DISABLED
+  Register<Kept, None, false>(1, true);
+#endif
   Register<Persistent, None>();
   RegisterTwo<Persistent, None>();
   Register<Hold, None, false>(1);

@@ -308,8 +308,8 @@ static void set_aside(struct thread *t, pyhold_frame *frame,
   }
 }
 
-/* A detached state of the thread for the slot's interpreter that is most likely
- * there; or NULL. */
+/* The state that the thread most likely has for the slot's interpreter, attached
+ * or not; or NULL. */
 static inline port_state *usual_state(const struct thread *t,
                                       const struct pyhold_slot *slot) {
   if (slot->state != NULL) return slot->state;
@@ -404,11 +404,13 @@ static inline void push_simple(struct thread *t, pyhold_frame *frame,
   t->top = frame;
 }
 
-/* A short way for detached threads that have a state. */
-NOINLINE static pyhold_status enter_detached(pyhold_frame *frame,
-                                             struct record *r, const char *file,
-                                             int line, enum entry entry,
-                                             pyhold_keep keep) {
+/* The short way for threads that have a state, if there is nothing to set aside:
+ * they are detached, or attached to it through something else than pyhold. */
+NOINLINE static pyhold_status enter_outermost(pyhold_frame *frame,
+                                              struct record *r,
+                                              const char *file, int line,
+                                              enum entry entry,
+                                              pyhold_keep keep) {
   struct thread *t = &self;
   struct pyhold_slot *slot = t->slots;
   if (slot == NULL || slot->record != r || is_active(slot) || entry != ASK)
@@ -418,18 +420,22 @@ NOINLINE static pyhold_status enter_detached(pyhold_frame *frame,
   if (!ph_slot_enter(&r->gate, slot)) return PYHOLD_EFINALIZING;
   /* Only now is the state there for sure. */
   port_state *state = usual_state(t, slot);
-  if (state == NULL || !ph_port_is_next(state)) {
-    ph_slot_leave(&r->gate, slot);
-    return enter_slowly(frame, r, file, line, entry, keep);
+  if (state != NULL && ph_port_is_next(state)) {
+    unsigned flags = TOOK | ATTACHED;
+    if (state == slot->state) {
+      flags |= USES;
+      ++slot->uses;
+    }
+    push_simple(t, frame, slot, state, file, line, flags);
+    ph_port_attach(state);
+    return PYHOLD_OK;
   }
-  unsigned flags = TOOK | ATTACHED;
-  if (state == slot->state) {
-    flags |= USES;
-    ++slot->uses;
+  if (state != NULL && ph_port_is_attached(state)) {
+    push_simple(t, frame, slot, state, file, line, TOOK);
+    return PYHOLD_OK;
   }
-  push_simple(t, frame, slot, state, file, line, flags);
-  ph_port_attach(state);
-  return PYHOLD_OK;
+  ph_slot_leave(&r->gate, slot);
+  return enter_slowly(frame, r, file, line, entry, keep);
 }
 
 /* Here the short way for an ensure in an ensure of the same interpreter, and
@@ -445,7 +451,7 @@ pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *r,
        * does not look into a state that is gone. */
       atomic_load_explicit(&r->gate.closed, memory_order_relaxed) ||
       !ph_port_is_attached(top->state))
-    return enter_detached(frame, r, file, line, entry, keep);
+    return enter_outermost(frame, r, file, line, entry, keep);
   push_simple(t, frame, top->slot, top->state, file, line, 0);
   return PYHOLD_OK;
 }
@@ -539,21 +545,20 @@ NOINLINE static void leave_slowly(struct thread *t, pyhold_frame *frame) {
   if (frame->flags & TOOK) unprotect(frame->slot);
 }
 
-/* The short way for what enter_detached() entered. */
-NOINLINE static void leave_attached(struct thread *t, pyhold_frame *frame) {
+/* The short way for what enter_outermost() entered. */
+NOINLINE static void leave_outermost(struct thread *t, pyhold_frame *frame) {
   struct pyhold_slot *slot = frame->slot;
-  bool usual =
-      (frame->flags & ~USES) == (TOOK | ATTACHED) &&
-      (slot->keep || !(frame->flags & USES)) &&
-      /* relaxed: this thread is protected; unless it closed the gate
-                * itself, or the wait was given up. */
-      !atomic_load_explicit(&slot->record->gate.closed, memory_order_relaxed);
-  if (!usual) {
+  unsigned flags = frame->flags;
+  if ((flags & ~(unsigned)(ATTACHED | USES)) != TOOK ||
+      ((flags & USES) && !slot->keep) ||
+      /* relaxed: this thread is protected; unless it closed the gate itself, or
+       * the wait was given up. */
+      atomic_load_explicit(&slot->record->gate.closed, memory_order_relaxed)) {
     leave_slowly(t, frame);
     return;
   }
-  ph_port_detach(frame->state);
-  if (frame->flags & USES) --slot->uses;
+  if (flags & ATTACHED) ph_port_detach(frame->state);
+  if (flags & USES) --slot->uses;
   t->top = frame->outer;
   unprotect(slot);
 }
@@ -565,7 +570,7 @@ void pyhold_frame_leave(pyhold_frame *frame) {
   if (frame->flags == 0)
     t->top = frame->outer;
   else
-    leave_attached(t, frame);
+    leave_outermost(t, frame);
 }
 
 pyhold_status ph_thread_ensure(struct record *r, enum entry entry,

@@ -133,6 +133,7 @@ SCENARIO(NextThreadReclaims) {
       ThreadStateGuard guard(view);
       REQUIRE(Eval("count()") == 1);
       REQUIRE(CountStates() <= 2);
+      REQUIRE(PyGILState_GetThisThreadState() == Attached());
       REQUIRE(Eval("len(ended)") == i);
     });
     REQUIRE(CountStates() <= 2);

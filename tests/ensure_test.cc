@@ -191,6 +191,45 @@ TEST_F(EnsureTest, CApiNestsToo) {
   });
 }
 
+TEST_F(EnsureTest, KeptStateIsMadeInsideOfAnotherInterpreter) {
+  SubInterpreter sub(SubInterpreter::kShared);
+  InterpreterView sub_view = InterpreterView::Current();
+  OnForeignThread([&] {
+    ThreadStateGuard away(sub_view);
+    PyThreadState* state = Attached();
+    for (int i = 0; i < 3; ++i) {
+      {
+        ThreadStateGuard main(view());
+        CallPython();
+      }
+      ASSERT_EQ(Attached(), state);
+      CallPython();
+    }
+  });
+  sub.End();
+}
+
+// Whichever it visited last is looked at first.
+TEST_F(EnsureTest, KeptStateIsNotTakenForAttachedWhileAnotherIs) {
+  SubInterpreter sub(SubInterpreter::kShared);
+  InterpreterView sub_view = InterpreterView::Current();
+  OnForeignThread([&] {
+    {
+      ThreadStateGuard guard(sub_view);
+    }
+    {
+      ThreadStateGuard guard(view());
+    }
+    ThreadStateGuard away(sub_view);
+    ASSERT_TRUE(away);
+    ThreadStateGuard back(view());
+    ASSERT_TRUE(back);
+    EXPECT_EQ(Attached()->interp, PyInterpreterState_Main());
+    CallPython();
+  });
+  sub.End();
+}
+
 // --- The three cases of Cython's `with gil` ---
 
 TEST_F(EnsureTest, CythonCaseNeverHadAState) {

@@ -315,6 +315,69 @@ TEST_F(ThreadTest, ThreadsExitWhileTheGateCloses) {
   }).join();
 }
 
+TEST_F(ThreadTest, ObjectsAreGivenBackWhereverTheyAreFreed) {
+  auto make = [&] {
+    pyhold_object* object;
+    EXPECT_EQ(pyhold_object_new(view_.raw(), fake_object_new(main_), &object),
+              PYHOLD_OK);
+    return object;
+  };
+  pyhold_object* object = make();
+  pyhold_object_free(pyhold_object_dup(object));
+  EXPECT_EQ(fake_object_count(main_), 1);
+  pyhold_object_free(object);  // attached: at once
+  EXPECT_EQ(fake_object_count(main_), 0);
+  object = make();
+  std::thread([&] { pyhold_object_free(object); }).join();
+  EXPECT_EQ(fake_object_count(main_), 1);
+  {
+    ThreadStateGuard guard(view_);
+  }
+  EXPECT_EQ(fake_object_count(main_), 0);
+  pyhold_object_free(nullptr);
+}
+
+// Threads free objects, detached and attached, while the interpreter ends: each
+// object is given back, or counted.
+TEST_F(ThreadTest, ObjectsAreFreedWhileTheGateCloses) {
+  for (int round = 0; round < 40; ++round) {
+    fake_set_guards(round % 2 != 0);
+    _is* sub = fake_interp_begin(false);
+    InterpreterView sub_view = InterpreterView::Current();
+    constexpr int kThreads = 6, kEach = 20;
+    std::vector<pyhold_object*> objects;
+    for (int i = 0; i < kThreads * kEach; ++i) {
+      pyhold_object* object;
+      ASSERT_EQ(
+          pyhold_object_new(sub_view.raw(), fake_object_new(sub), &object),
+          PYHOLD_OK);
+      objects.push_back(object);
+    }
+    const std::uint64_t leaked = pyhold_objects_leaked();
+    std::atomic<int> started{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        ++started;
+        for (int i = 0; i < kEach; ++i) {
+          if (i % 3 == 0) {
+            ThreadStateGuard guard(sub_view);
+            pyhold_object_free(objects[t * kEach + i]);
+          } else {
+            pyhold_object_free(objects[t * kEach + i]);
+          }
+        }
+      });
+    }
+    while (started < 3) std::this_thread::yield();
+    fake_interp_end(sub);
+    for (auto& thread : threads) thread.join();
+    EXPECT_EQ(fake_object_count(sub),
+              static_cast<int>(pyhold_objects_leaked() - leaked));
+  }
+  fake_set_guards(false);
+}
+
 // Threads call once and go, leaving states and taking away others', while the
 // main interpreter ends, again and again.
 class ThreadChurnTest : public testing::TestWithParam<bool> {};

@@ -95,6 +95,9 @@ struct gate {
   /* Written once. Apart from the holds, whose line moves between cores. */
   _Alignas(CACHE_LINE) atomic_bool closed;
   struct pyhold_slot *slots; /* under the lock */
+  /* See deferred.h. Here, since each outermost ensure looks at it: it is NULL
+   * but for a moment, unless someone defers all the time. */
+  _Atomic(struct pyhold_object *) deferred;
   /* Bit 0: closed; above it, the count. */
   _Alignas(CACHE_LINE) atomic_uint_least64_t holds;
 };

@@ -118,6 +118,12 @@ pyhold_status pyhold_view_with(pyhold_view *view, pyhold_keep keep,
   return make_view(view->record, keep, out);
 }
 
+struct record *ph_view_record(const pyhold_view *view) { return view->record; }
+
+bool pyhold_view_is_attached(const pyhold_view *view) {
+  return ph_thread_is_attached(view->record);
+}
+
 pyhold_view *pyhold_view_dup(pyhold_view *view) {
   /* relaxed: the caller has a reference. */
   atomic_fetch_add_explicit(&view->refs, 1, memory_order_relaxed);

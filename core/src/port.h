@@ -90,6 +90,11 @@ PH_PORT_HOT void ph_port_detach(port_state *state);
 #include "port_cpython.h"
 #endif
 
+/* --- Objects. Requires: attached to the object's interpreter. --- */
+
+/* Py_DECREF. */
+void ph_port_object_release(struct _object *object);
+
 /* --- Interpreters. Requires: attached to the interpreter in question. --- */
 
 int64_t ph_port_interp_id(port_interp *interp);

@@ -124,6 +124,8 @@ bool ph_port_exit_deletes_state(void) {
 #endif
 }
 
+void ph_port_object_release(PyObject *object) { Py_DECREF(object); }
+
 /* --- Interpreters --- */
 
 int64_t ph_port_interp_id(port_interp *interp) {

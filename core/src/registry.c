@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "deferred.h"
+
 /* How often the waiting thread looks for Ctrl-C. */
 #define INTERRUPT_CHECK_MS 100
 #define DEFAULT_WARN_AFTER_MS 10000
@@ -432,9 +434,18 @@ static void kill_one(const struct ending *e, struct record *r, void *arg) {
   }
 }
 
+static void leak_deferred(const struct ending *e, struct record *r,
+                          void *unused) {
+  (void)e;
+  (void)unused;
+  ph_deferred_leak(r);
+}
+
+/* Nothing holds them any more, and what was deferred in e->record is done. */
 static void finish(const struct ending *e) {
   struct doomed doomed = {NULL};
   ph_lock();
+  for_each_ending(e, leak_deferred, NULL);
   for_each_ending(e, kill_one, &doomed);
   ph_unlock();
   while (doomed.first != NULL) {
@@ -590,13 +601,22 @@ static bool wait_for_holders(struct ending *e, int64_t until_ms) {
 }
 
 /* Where CPython has guards (3.15), a thread of our own waits with one, so that
- * the remaining atexit callbacks can run meanwhile. It never attaches. */
+ * the remaining atexit callbacks can run meanwhile. */
 static void *wait_with_guard(void *arg) {
   struct ending *e = arg;
   pthread_setname_np(pthread_self(), "pyhold-gate");
   ph_lock();
   (void)wait_for_holders(e, INT64_MAX);
   ph_unlock();
+  if (!ph_deferred_try_end(e->record)) {
+    /* The one time that this thread attaches; the guard makes it safe. */
+    port_state *state = ph_port_state_new(e->record->interp);
+    if (state != NULL) {
+      ph_port_attach(state);
+      ph_deferred_end(e->record);
+      ph_port_state_delete_attached(state);
+    }
+  }
   finish(e);
   ph_port_guard_close(e->guard);
   ph_record_unref(e->record);
@@ -688,6 +708,7 @@ void ph_registry_finalize(void *cookie) {
     if (may_hand_over && hand_over(&e)) return;
     wait_here(&e);
   }
+  ph_deferred_end(e.record);
   finish(&e);
 }
 
@@ -699,6 +720,7 @@ void ph_registry_interp_gone(void *cookie) {
   ph_lock();
   /* Closed already, unless someone took the gate out of atexit. */
   ph_gate_close(&r->gate);
+  ph_deferred_leak(r);
   if (r->is_main) runtime_closing = main_is_asked = false;
   bool unref = kill_record(r);
   ph_unlock();

@@ -9,16 +9,19 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "deferred.h"
+
 /* pyhold_frame.flags; an ensure that nests in another has none. */
 enum {
   TOOK = 1,              /* it protects its slot's interpreter */
   ATTACHED = 2,          /* it attached `state` */
   USES = 4,              /* that is slot->state, counted in slot->uses */
   DETACHED = 8,          /* pyhold_frame_detach() */
-  RESTORE_TOOK = 16,     /* it protects restore_slot's interpreter */
-  RESTORE_DETACHED = 32, /* `restore` was detached, and will be again */
-  OWNED = 64,            /* by pyhold_thread_ensure() */
-  FINALIZER = 128,       /* entered while this thread ran atexit callbacks */
+  RESTORES = 16,         /* it attaches `restore` at its end */
+  RESTORE_TOOK = 32,     /* it protects restore_slot's interpreter */
+  RESTORE_DETACHED = 64, /* `restore` was detached, and will be again */
+  OWNED = 128,           /* by pyhold_thread_ensure() */
+  FINALIZER = 256,       /* entered while this thread ran atexit callbacks */
 };
 
 struct thread {
@@ -209,6 +212,14 @@ static port_state *attached_state(const struct thread *t) {
   return state;
 }
 
+bool ph_thread_is_attached(const struct record *r) {
+  port_state *state = attached_state(&self);
+  /* acquire: pairs with ph_registry_interp_gone(). After it the address may be
+   * that of another interpreter. */
+  return state != NULL && ph_port_state_interp(state) == r->interp &&
+         !atomic_load_explicit(&r->gone, memory_order_acquire);
+}
+
 pyhold_status ph_thread_adopt_current(struct record **out) {
   struct thread *t = &self;
   port_state *state = attached_state(t);
@@ -297,13 +308,14 @@ static void set_aside(struct thread *t, pyhold_frame *frame,
     /* Unprotected it is as safe as in Py_BEGIN_ALLOW_THREADS. */
     (void)protect_restored(t, frame, attached);
     frame->restore = attached;
+    frame->flags |= RESTORES;
     ph_port_detach(attached);
   } else {
     port_state *displaced = ph_port_displaced_by(frame->state);
     if (displaced != NULL && displaced != t->gone &&
         protect_restored(t, frame, displaced)) {
       frame->restore = displaced;
-      frame->flags |= RESTORE_DETACHED;
+      frame->flags |= RESTORES | RESTORE_DETACHED;
     }
   }
 }
@@ -343,6 +355,7 @@ static pyhold_status attach(struct thread *t, pyhold_frame *frame,
   if (attached != NULL && ph_port_state_interp(attached) == r->interp) {
     frame->state = attached;
     push(t, frame);
+    if ((frame->flags & TOOK) && ph_deferred_is_any(r)) ph_deferred_take(r);
     return PYHOLD_OK;
   }
   /* Dead and protected: the wait was given up, or this thread ended the
@@ -370,6 +383,7 @@ static pyhold_status attach(struct thread *t, pyhold_frame *frame,
   t->gone = NULL; /* if it was the gilstate, now this one is */
   /* Whoever adds a state takes away those that exited threads left. */
   if (made) ph_registry_reclaim(r);
+  if (ph_deferred_is_any(r)) ph_deferred_take(r);
   return PYHOLD_OK;
 }
 
@@ -428,10 +442,12 @@ NOINLINE static pyhold_status enter_outermost(pyhold_frame *frame,
     }
     push_simple(t, frame, slot, state, file, line, flags);
     ph_port_attach(state);
+    if (ph_deferred_is_any(r)) ph_deferred_take(r);
     return PYHOLD_OK;
   }
   if (state != NULL && ph_port_is_attached(state)) {
     push_simple(t, frame, slot, state, file, line, TOOK);
+    if (ph_deferred_is_any(r)) ph_deferred_take(r);
     return PYHOLD_OK;
   }
   ph_slot_leave(&r->gate, slot);
@@ -475,12 +491,12 @@ pyhold_status pyhold_frame_detach(pyhold_frame *frame, const char *file,
                            memory_order_relaxed) == slot->thread_id;
   if (!protect(slot, ASK, &took, file, line) && !finalizes_it)
     return PYHOLD_EFINALIZING;
-  *frame = (pyhold_frame){
-      .slot = slot,
-      .restore = attached,
-      .file = file,
-      .line = line,
-      .flags = DETACHED | (took ? TOOK : 0) | (finalizes_it ? FINALIZER : 0)};
+  *frame = (pyhold_frame){.slot = slot,
+                          .restore = attached,
+                          .file = file,
+                          .line = line,
+                          .flags = DETACHED | RESTORES | (took ? TOOK : 0) |
+                                   (finalizes_it ? FINALIZER : 0)};
   ph_port_detach(attached);
   push(t, frame);
   return PYHOLD_OK;
@@ -500,8 +516,12 @@ static void delete_attached(struct thread *t, struct pyhold_slot *slot) {
   ++slot->uses; /* by the clearing, which may ensure */
   ph_port_state_delete_attached(slot->state);
   --slot->uses;
-  for (pyhold_frame *f = t->top; f != NULL; f = f->outer)
-    if (f->restore == slot->state) f->restore = NULL; /* nothing to bind */
+  for (pyhold_frame *f = t->top; f != NULL; f = f->outer) {
+    if (f->restore == slot->state) { /* there is nothing to bind again */
+      f->restore = NULL;
+      f->flags &= ~(unsigned)RESTORES;
+    }
+  }
   slot->state = NULL;
 }
 
@@ -539,7 +559,7 @@ static void restore(pyhold_frame *frame) {
 
 NOINLINE static void leave_slowly(struct thread *t, pyhold_frame *frame) {
   if (frame->flags & ATTACHED) undo_attach(t, frame);
-  if (frame->restore != NULL) restore(frame);
+  if (frame->flags & RESTORES) restore(frame);
   t->top = frame->outer;
   if (frame->flags & RESTORE_TOOK) unprotect(frame->restore_slot);
   if (frame->flags & TOOK) unprotect(frame->slot);

@@ -32,6 +32,13 @@
  * need be; a new reference. EDETACHED, or what ph_registry_adopt() says. */
 pyhold_status ph_thread_adopt_current(struct record **out);
 
+/* Whether the caller is attached to the record's interpreter, and that is not
+ * torn down. */
+bool ph_thread_is_attached(const struct record *record);
+
+/* The record of a view, which keeps it. */
+struct record *ph_view_record(const pyhold_view *view);
+
 enum entry {
   ASK,    /* at the gate */
   PINNED, /* the caller has a hold, at least until the entry is done */

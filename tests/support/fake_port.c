@@ -17,8 +17,13 @@ struct _is {
   atomic_int gates; /* callbacks registered with atexit */
   atomic_int states;
   struct _ts *list; /* of them; under list_lock */
+  atomic_int objects;
   atomic_bool ended;
   struct _is *next;
+};
+
+struct _object {
+  struct _is *interp;
 };
 
 struct _ts {
@@ -121,6 +126,13 @@ void ph_port_state_delete_orphan(port_state *state) {
 
 bool ph_port_exit_deletes_state(void) {
   return atomic_load(&exit_deletes_state);
+}
+
+void ph_port_object_release(struct _object *object) {
+  if (current == NULL || current->interp != object->interp)
+    broken("an object is released while not attached to its interpreter");
+  atomic_fetch_sub(&object->interp->objects, 1);
+  free(object);
 }
 
 int64_t ph_port_interp_id(port_interp *interp) { return interp->id; }
@@ -246,6 +258,16 @@ void fake_interp_end(struct _is *interp) {
     if (!atomic_load(&state->attached)) free_state(state);
   }
   if (before != NULL) ph_port_attach(before);
+}
+
+struct _object *fake_object_new(struct _is *interp) {
+  struct _object *object = malloc(sizeof *object);
+  object->interp = interp;
+  atomic_fetch_add(&interp->objects, 1);
+  return object;
+}
+int fake_object_count(struct _is *interp) {
+  return atomic_load(&interp->objects);
 }
 
 int64_t fake_interp_id(struct _is *interp) { return interp->id; }

@@ -43,6 +43,10 @@ struct _ts *fake_current(void);
 /* How many states of the interpreter exist. */
 int fake_state_count(struct _is *interp);
 
+/* An object with one reference, and how many there are. */
+struct _object *fake_object_new(struct _is *interp);
+int fake_object_count(struct _is *interp);
+
 /* Switches. */
 void fake_set_no_memory(bool on); /* this thread: for states, cookies, gates */
 void fake_set_too_late(bool on);  /* this thread: to register a gate */

@@ -418,6 +418,63 @@ PYHOLD_API bool pyhold_on_close_cancel(pyhold_view *view, void (*fn)(void *),
                                        void *arg);
 
 /* ------------------------------------------------------------------------
+ * Python objects from anywhere
+ */
+
+struct _object; /* CPython's PyObject */
+
+/* A reference to a Python object that may be given back on any thread, at any
+ * time: attached or not, before or after its interpreter has ended. Counted
+ * itself, so that copying needs no attached thread state either. */
+typedef struct pyhold_object pyhold_object;
+
+/* Make one.
+ *
+ * Attached:  required, to the view's interpreter.
+ * Params:    object  not NULL; a reference that the caller owns.
+ *            out     not NULL. Written on every return; NULL unless OK.
+ * Returns:   OK, ENOMEM.
+ * Owns:      takes over the reference, on failure too (it is given back then).
+ *            The caller owns *out; pass it once to pyhold_object_free().
+ * Forgotten: the object lives on.
+ * Threads:   any.   Blocks: never. */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_object_new(
+    pyhold_view *view, struct _object *object, pyhold_object **out);
+
+/* Another reference to the same. Cannot fail.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_API PYHOLD_NODISCARD pyhold_object *pyhold_object_dup(
+    pyhold_object *object);
+
+/* Give back a reference; the last one gives back that to the Python object: at
+ * once, if the thread is attached to its interpreter. Else it is deferred to
+ * the next outermost ensure of that interpreter that is granted on any thread,
+ * or to its gate. Once the gate has closed and everything deferred was given
+ * back, the object is leaked on purpose: see pyhold_objects_leaked(). NULL does
+ * nothing.
+ *
+ * Attached:  not needed. Attached, it may run Python destructors.
+ * Threads:   any, also one that exits.   Blocks: never. */
+PYHOLD_API void pyhold_object_free(pyhold_object *object);
+
+/* The Python object, borrowed: to be used attached to its interpreter.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_API struct _object *pyhold_object_get(const pyhold_object *object);
+
+/* Its view, borrowed.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_API pyhold_view *pyhold_object_view(const pyhold_object *object);
+
+/* Whether the calling thread is attached to the view's interpreter, as far as
+ * can be told: see pyhold_view_current() about 3.11.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_API bool pyhold_view_is_attached(const pyhold_view *view);
+
+/* How many objects of this process were leaked, because their interpreter had
+ * ended. Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_API uint64_t pyhold_objects_leaked(void);
+
+/* ------------------------------------------------------------------------
  * Waiting at the gate
  */
 

@@ -38,6 +38,11 @@ class [[nodiscard]] InterpreterView final {
     return InterpreterView(raw, status);
   }
 
+  // Takes over a view from the C API.
+  static InterpreterView FromRaw(pyhold_view* raw) noexcept {
+    return InterpreterView(raw, raw != nullptr ? PYHOLD_OK : PYHOLD_EMISUSE);
+  }
+
   InterpreterView() = default;
   InterpreterView(const InterpreterView& other) noexcept
       : raw_(other.raw_ != nullptr ? pyhold_view_dup(other.raw_) : nullptr),
@@ -80,6 +85,9 @@ class [[nodiscard]] InterpreterView final {
     pyhold_status status = pyhold_view_with(raw_, keep, &raw);
     return InterpreterView(raw, status);
   }
+
+  // See pyhold_view_is_attached(). Requires: not empty.
+  bool is_attached() const noexcept { return pyhold_view_is_attached(raw_); }
 
   // The view as the C API has it; stays owned by this object.
   pyhold_view* raw() const noexcept { return raw_; }

@@ -74,9 +74,9 @@ TEST_F(GateDeathTest, DroppingAHoldTwiceEndsTheProcess) {
 
 #if defined(__SANITIZE_THREAD__) || \
     (defined(__has_feature) && __has_feature(thread_sanitizer))
-constexpr int kRounds = 20000;
+int Rounds(bool) { return 20000; }
 #else
-constexpr int kRounds = 100000;
+int Rounds(bool barrier) { return barrier ? 100000 : 400000; }
 #endif
 
 // Shifts one thread against the other, a little more each round, so that every
@@ -103,19 +103,20 @@ INSTANTIATE_TEST_SUITE_P(, GateStressTest, testing::Bool(),
 // P1. One thread enters while another closes: not both may win. Leave out the
 // barrier, or weaken either store to release, and some round has both.
 TEST_P(GateStressTest, EnterAndCloseNeverBothWin) {
+  const int rounds = Rounds(GetParam());
   test_gate* gate = test_gate_new(1);
   Meeting meeting(2);
   bool entered = false, idle = false;
   int both = 0;
   std::thread other([&] {
-    for (int i = 0; i < kRounds; ++i) {
+    for (int i = 0; i < rounds; ++i) {
       meeting.Arrive();
       Shift(i);
       entered = test_gate_enter(gate, 0);
       meeting.Arrive();
     }
   });
-  for (int i = 0; i < kRounds; ++i) {
+  for (int i = 0; i < rounds; ++i) {
     test_gate_reset(gate);
     meeting.Arrive();
     Shift(i / 97);
@@ -132,18 +133,19 @@ TEST_P(GateStressTest, EnterAndCloseNeverBothWin) {
 // P2. The last holder leaves while the waiter goes to sleep: it must be woken.
 // Leave out the barrier, or weaken ph_slot_set(), and some round sleeps on.
 TEST_P(GateStressTest, LastHolderAlwaysWakesTheWaiter) {
+  const int rounds = Rounds(GetParam());
   test_gate* gate = test_gate_new(1);
   Meeting meeting(2);
   int slept_on = 0;
   std::thread other([&] {
-    for (int i = 0; i < kRounds; ++i) {
+    for (int i = 0; i < rounds; ++i) {
       meeting.Arrive();
       Shift(i);
       test_gate_leave(gate, 0);
       meeting.Arrive();
     }
   });
-  for (int i = 0; i < kRounds; ++i) {
+  for (int i = 0; i < rounds; ++i) {
     test_gate_reset(gate);
     (void)test_gate_enter(gate, 0);
     meeting.Arrive();
@@ -162,11 +164,12 @@ TEST_P(GateStressTest, LastHolderAlwaysWakesTheWaiter) {
 // INV2. A hold turns into a slot while the closer looks: read in the other
 // order, slots first, some round sees neither.
 TEST_P(GateStressTest, HoldThatTurnsIntoASlotIsAlwaysSeen) {
+  const int rounds = Rounds(GetParam());
   test_gate* gate = test_gate_new(1);
   Meeting meeting(2);
   int missed = 0;
   std::thread other([&] {
-    for (int i = 0; i < kRounds; ++i) {
+    for (int i = 0; i < rounds; ++i) {
       meeting.Arrive();
       Shift(i);
       test_gate_enter_pinned(gate, 0);
@@ -174,7 +177,7 @@ TEST_P(GateStressTest, HoldThatTurnsIntoASlotIsAlwaysSeen) {
       meeting.Arrive();
     }
   });
-  for (int i = 0; i < kRounds; ++i) {
+  for (int i = 0; i < rounds; ++i) {
     test_gate_reset(gate);
     (void)test_gate_hold(gate);
     test_gate_close(gate);

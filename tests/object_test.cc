@@ -286,6 +286,11 @@ SCENARIO(StaticsOutliveTheRuntime) {
   over.set_value();
   other.join();
   REQUIRE(pyhold_objects_leaked() == 1);
+  StartPython();  // the main interpreter has the same address, and another life
+  REQUIRE(InterpreterView::Current());
+  of_this_thread = ObjectRef();
+  REQUIRE(pyhold_objects_leaked() == 2);
+  REQUIRE(Py_FinalizeEx() == 0);
   return 0;
 }
 TEST(ObjectTest, StaticsAndThreadLocalsMayOutliveTheRuntime) {

@@ -134,5 +134,7 @@ bool ph_port_interrupted(void);
 void *ph_port_guard_take(void);
 /* Attached: not needed. */
 void ph_port_guard_close(void *guard);
+/* Whether CPython finalizes in spite of its guards, since Ctrl-C made it. */
+bool ph_port_guards_are_void(void);
 
 #endif /* PYHOLD_SRC_PORT_H_ */

@@ -344,13 +344,16 @@ void *ph_port_guard_take(void) {
   return guard;
 }
 
+bool ph_port_guards_are_void(void) {
+  return Py_IsFinalizing() || !Py_IsInitialized();
+}
+
 void ph_port_guard_close(void *guard) {
-  /* CPython cannot have got here with a guard open, unless Ctrl-C made it give
-   * up. Then there may be nothing left to tell. */
-  if (Py_IsFinalizing() || !Py_IsInitialized()) return;
-  PyInterpreterGuard_Close(guard);
+  /* Void: there may be nothing left to tell. */
+  if (!ph_port_guards_are_void()) PyInterpreterGuard_Close(guard);
 }
 #else
 void *ph_port_guard_take(void) { return NULL; }
 void ph_port_guard_close(void *guard) { (void)guard; }
+bool ph_port_guards_are_void(void) { return false; }
 #endif

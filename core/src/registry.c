@@ -608,7 +608,7 @@ static void *wait_with_guard(void *arg) {
   ph_lock();
   (void)wait_for_holders(e, INT64_MAX);
   ph_unlock();
-  if (!ph_deferred_try_end(e->record)) {
+  if (!ph_deferred_try_end(e->record) && !ph_port_guards_are_void()) {
     /* The one time that this thread attaches; the guard makes it safe. */
     port_state *state = ph_port_state_new(e->record->interp);
     if (state != NULL) {

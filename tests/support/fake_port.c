@@ -200,6 +200,8 @@ void ph_port_guard_close(void *guard) {
   atomic_fetch_sub(&open_guards, 1);
 }
 
+bool ph_port_guards_are_void(void) { return false; }
+
 /* --- For tests --- */
 
 static void attach_new(struct _is *interp) {

@@ -40,7 +40,7 @@ def count(program, case, folder):
         if match and "PROGRAM TOTALS" not in line:
             name = match[2].strip()
             name = re.sub(r"\(.*|'\d+|\.(constprop|part|lto_priv|isra|cold)\.\d+", "", name)
-            found[name] = found.get(name, 0) + int(match[1].replace(",", "")) / (TIMES + 2)
+            found[name] = found.get(name, 0) + int(match[1].replace(",", "")) / TIMES
     return {name: n for name, n in found.items() if n >= 0.5}
 
 

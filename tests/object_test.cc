@@ -149,6 +149,30 @@ TEST(ObjectTest, DeferredToTheNextOutermostEnsure) {
   EXPECT_EQ(RunChild("DeferredToTheNextEnsure"), Clean());
 }
 
+// The same by a thread whose state was kept from an earlier call.
+SCENARIO(DeferredToAKeptState) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  DefineTracked();
+  ObjectRef ref = MakeTracked(view);
+  {
+    ThreadStateDetachGuard detached;
+    std::thread([&] {
+      {
+        ThreadStateGuard guard(view);
+      }
+      ref = ObjectRef();
+      ThreadStateGuard guard(view);
+      REQUIRE(Eval("died") == 1);
+    }).join();
+  }
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(ObjectTest, DeferredToTheNextEnsureOfAThreadThatKeepsAState) {
+  EXPECT_EQ(RunChild("DeferredToAKeptState"), Clean());
+}
+
 // What nobody gave back before the gate, the gate does; also while it waits.
 SCENARIO(DeferredToTheGate) {
   StartPython();

@@ -344,7 +344,7 @@ TEST_F(ThreadTest, ObjectsAreFreedWhileTheGateCloses) {
     fake_set_guards(round % 2 != 0);
     _is* sub = fake_interp_begin(false);
     InterpreterView sub_view = InterpreterView::Current();
-    constexpr int kThreads = 6, kEach = 20;
+    constexpr int kThreads = 6, kEach = 100;
     std::vector<pyhold_object*> objects;
     for (int i = 0; i < kThreads * kEach; ++i) {
       pyhold_object* object;
@@ -358,7 +358,11 @@ TEST_F(ThreadTest, ObjectsAreFreedWhileTheGateCloses) {
     std::vector<std::thread> threads;
     for (int t = 0; t < kThreads; ++t) {
       threads.emplace_back([&, t] {
+        // Has its slot then, and takes no lock below: nothing but the list
+        // orders the threads.
+        { ThreadStateGuard once(sub_view); }
         ++started;
+        while (started < kThreads) std::this_thread::yield();
         for (int i = 0; i < kEach; ++i) {
           if (i % 3 == 0) {
             ThreadStateGuard guard(sub_view);
@@ -369,7 +373,7 @@ TEST_F(ThreadTest, ObjectsAreFreedWhileTheGateCloses) {
         }
       });
     }
-    while (started < 3) std::this_thread::yield();
+    while (started < kThreads) std::this_thread::yield();
     fake_interp_end(sub);
     for (auto& thread : threads) thread.join();
     EXPECT_EQ(fake_object_count(sub),

@@ -86,6 +86,13 @@ ChildResult RunChild(const std::string& scenario, int argument, int limit_s) {
       limit_s);
 }
 
+// CPython does not give back all of its memory at its end, nor do we the objects
+// that outlive it. What pyhold itself allocates is looked at.
+extern "C" const char* __lsan_default_suppressions();
+extern "C" const char* __lsan_default_suppressions() {
+  return "leak:libpython\n";
+}
+
 int main(int argc, char** argv) {
   if (const char* name = getenv("PYHOLD_SCENARIO")) {
     auto found = Scenarios().find(name);

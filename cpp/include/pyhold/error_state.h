@@ -3,8 +3,6 @@
 
 #include <Python.h>
 
-#include "pyhold/thread_annotations.h"
-
 namespace pyhold {
 
 // Sets the thread's pending Python exception aside for a scope, and puts it back
@@ -17,7 +15,7 @@ namespace pyhold {
 //   if (PyObject_SetAttrString(object, "x", value) < 0) PyErr_Clear();
 class ErrorState final {
  public:
-  ErrorState() noexcept PYHOLD_REQUIRES_ATTACHED {
+  ErrorState() noexcept {
 #if PY_VERSION_HEX >= 0x030C0000
     exception_ = PyErr_GetRaisedException();
 #else
@@ -28,7 +26,7 @@ class ErrorState final {
   ErrorState(const ErrorState&) = delete;
   ErrorState& operator=(const ErrorState&) = delete;
 
-  ~ErrorState() PYHOLD_REQUIRES_ATTACHED {
+  ~ErrorState() {
 #if PY_VERSION_HEX >= 0x030C0000
     PyErr_SetRaisedException(exception_);
 #else

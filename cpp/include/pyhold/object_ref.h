@@ -7,7 +7,6 @@
 
 #include "pyhold/core.h"
 #include "pyhold/interpreter_view.h"
-#include "pyhold/thread_annotations.h"
 #include "pyhold/thread_state_guard.h"
 
 namespace pyhold {
@@ -34,7 +33,7 @@ class [[nodiscard]] ObjectRef final {
   // Attached: required, to the view's interpreter. No memory, or an empty view:
   // empty, and the reference is given back; ask status().
   static ObjectRef Steal(const InterpreterView& view,
-                         PyObject* owned) noexcept PYHOLD_REQUIRES_ATTACHED {
+                         PyObject* owned) noexcept {
     ObjectRef ref;
     if (owned == nullptr) return ref;
     if (!view) {
@@ -48,8 +47,7 @@ class [[nodiscard]] ObjectRef final {
 
   // The same with a reference of its own: the caller's stays the caller's.
   static ObjectRef Borrow(const InterpreterView& view,
-                          PyObject* borrowed) noexcept
-      PYHOLD_REQUIRES_ATTACHED {
+                          PyObject* borrowed) noexcept {
     Py_XINCREF(borrowed);
     return Steal(view, borrowed);
   }
@@ -79,9 +77,7 @@ class [[nodiscard]] ObjectRef final {
   }
 
   // A reference for the caller, or NULL. Attached: required, as above.
-  [[nodiscard]] PyObject* NewRef() const noexcept PYHOLD_REQUIRES_ATTACHED {
-    return Py_XNewRef(get());
-  }
+  [[nodiscard]] PyObject* NewRef() const noexcept { return Py_XNewRef(get()); }
 
   // The view of its interpreter; empty if this is.
   InterpreterView view() const noexcept {

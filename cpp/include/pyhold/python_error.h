@@ -11,7 +11,6 @@
 #include "pyhold/core.h"
 #include "pyhold/interpreter_view.h"
 #include "pyhold/object_ref.h"
-#include "pyhold/thread_annotations.h"
 
 namespace pyhold {
 
@@ -44,8 +43,7 @@ class PythonError final {
   // Takes the pending exception of the thread, which has none then. If there
   // was none: code() is kOk. Runs Python code: the exception's __str__.
   // Attached: required, to the view's interpreter.
-  static PythonError Fetch(const InterpreterView& view)
-      PYHOLD_REQUIRES_ATTACHED {
+  static PythonError Fetch(const InterpreterView& view) {
 #if PY_VERSION_HEX >= 0x030C0000
     PyObject* exception = PyErr_GetRaisedException();
 #else
@@ -78,7 +76,7 @@ class PythonError final {
   // Raises it again: it is the thread's pending exception then, instead of any
   // other. Attached: required. EDETACHED; EMISUSE on another interpreter than
   // its own; what exception() has, if that is empty.
-  pyhold_status Restore() const PYHOLD_REQUIRES_ATTACHED {
+  pyhold_status Restore() const {
     if (!exception_) return exception_.status();
     if (!exception_.view().is_attached()) {
       pyhold_status status = InterpreterView::Current().status();
@@ -98,7 +96,7 @@ class PythonError final {
   // newest word on a type comes first; what nobody registered is as below.
   // Attached: required, to the view's interpreter, for which alone it is.
   static void RegisterCode(const InterpreterView& view, PyObject* type,
-                           ErrorCode code) PYHOLD_REQUIRES_ATTACHED {
+                           ErrorCode code) {
     Registered& registered = TheRegistered();
     std::lock_guard lock(registered.mutex);
     registered.codes.emplace_back(ObjectRef::Borrow(view, type), code);
@@ -106,7 +104,7 @@ class PythonError final {
 
   // The code of an exception instance, from the first type in the table that it
   // is an instance of. Attached: required.
-  static ErrorCode CodeOf(PyObject* exception) PYHOLD_REQUIRES_ATTACHED {
+  static ErrorCode CodeOf(PyObject* exception) {
     {
       // Nothing in here lets go of the GIL, so nobody waits for both.
       Registered& registered = TheRegistered();

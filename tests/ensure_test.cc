@@ -213,7 +213,9 @@ TEST_F(EnsureTest, KeptStateIsMadeInsideOfAnotherInterpreter) {
 TEST_F(EnsureTest, KeptStateIsNotTakenForAttachedWhileAnotherIs) {
   SubInterpreter sub(SubInterpreter::kShared);
   OnForeignThread([&] {
-    { ThreadStateGuard guard(view()); }
+    {
+      ThreadStateGuard guard(view());
+    }
     PyThreadState* state = PyThreadState_New(sub.interp());
     PyEval_RestoreThread(state);
     EXPECT_TRUE(InterpreterView::Current());  // 3.11 takes its word for it

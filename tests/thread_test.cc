@@ -360,7 +360,9 @@ TEST_F(ThreadTest, ObjectsAreFreedWhileTheGateCloses) {
       threads.emplace_back([&, t] {
         // Has its slot then, and takes no lock below: nothing but the list
         // orders the threads.
-        { ThreadStateGuard once(sub_view); }
+        {
+          ThreadStateGuard once(sub_view);
+        }
         ++started;
         while (started < kThreads) std::this_thread::yield();
         for (int i = 0; i < kEach; ++i) {

@@ -24,6 +24,8 @@ struct _is {
 
 struct _object {
   struct _is *interp;
+  atomic_bool released;
+  struct _object *next; /* never freed: some are leaked on purpose */
 };
 
 struct _ts {
@@ -131,8 +133,8 @@ bool ph_port_exit_deletes_state(void) {
 void ph_port_object_release(struct _object *object) {
   if (current == NULL || current->interp != object->interp)
     broken("an object is released while not attached to its interpreter");
+  if (atomic_exchange(&object->released, true)) broken("released twice");
   atomic_fetch_sub(&object->interp->objects, 1);
-  free(object);
 }
 
 int64_t ph_port_interp_id(port_interp *interp) { return interp->id; }
@@ -263,8 +265,12 @@ void fake_interp_end(struct _is *interp) {
 }
 
 struct _object *fake_object_new(struct _is *interp) {
-  struct _object *object = malloc(sizeof *object);
+  static _Atomic(struct _object *) all;
+  struct _object *object = calloc(1, sizeof *object);
   object->interp = interp;
+  object->next = atomic_load(&all);
+  while (!atomic_compare_exchange_weak(&all, &object->next, object)) {
+  }
   atomic_fetch_add(&interp->objects, 1);
   return object;
 }

@@ -16,6 +16,7 @@
 #include <future>
 #include <iostream>
 #include <latch>
+#include <list>
 #include <memory>
 #include <string>
 #include <thread>
@@ -38,8 +39,9 @@ enum Way { kGilState, kPyhold };
 
 // Makes a function of __main__ that calls `function`.
 void DefineFunction(const char* name, PyCFunction function) {
-  auto* definition = new PyMethodDef{name, function, METH_NOARGS, nullptr};
-  PyObject* made = PyCFunction_New(definition, nullptr);
+  static std::list<PyMethodDef> definitions;  // the functions point to them
+  definitions.push_back({name, function, METH_NOARGS, nullptr});
+  PyObject* made = PyCFunction_New(&definitions.back(), nullptr);
   REQUIRE(PyModule_AddObjectRef(PyImport_AddModule("__main__"), name, made) ==
           0);
   Py_DECREF(made);

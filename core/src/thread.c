@@ -39,6 +39,7 @@ static pthread_key_t exit_key; /* for its destructor only */
 static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
 static int exit_key_error;
 
+/* Keeps the general ways out of the short ones, which save no registers then. */
 #if defined(__GNUC__)
 #define NOINLINE __attribute__((noinline))
 #else

@@ -45,13 +45,18 @@ static bool push(pyhold_object *o) {
   return true;
 }
 
-static void give_back(pyhold_object *first) {
+/* Requires: attached, as ph_deferred_take() does. */
+static void give_back(pyhold_object *o) {
+  struct _object *object = o->object;
+  free_object(o);
+  ph_port_object_release(object);
+}
+
+static void for_each(pyhold_object *first, void (*each)(pyhold_object *)) {
   while (first != NULL && first != ENDED) {
     pyhold_object *o = first;
     first = o->next;
-    struct _object *object = o->object;
-    free_object(o);
-    ph_port_object_release(object);
+    each(o);
   }
 }
 
@@ -65,7 +70,7 @@ void ph_deferred_take(struct record *r) {
                                                 memory_order_acquire,
                                                 memory_order_relaxed)) {
   }
-  give_back(first);
+  for_each(first, give_back);
 }
 
 bool ph_deferred_try_end(struct record *r) {
@@ -83,13 +88,9 @@ void ph_deferred_end(struct record *r) {
 
 void ph_deferred_leak(struct record *r) {
   /* acquire: [P4]. */
-  pyhold_object *first =
-      atomic_exchange_explicit(&r->gate.deferred, ENDED, memory_order_acquire);
-  while (first != NULL && first != ENDED) {
-    pyhold_object *o = first;
-    first = o->next;
-    leak(o);
-  }
+  for_each(
+      atomic_exchange_explicit(&r->gate.deferred, ENDED, memory_order_acquire),
+      leak);
 }
 
 pyhold_status pyhold_object_new(pyhold_view *view, struct _object *object,
@@ -118,9 +119,7 @@ void pyhold_object_free(pyhold_object *o) {
       atomic_fetch_sub_explicit(&o->refs, 1, memory_order_acq_rel) != 1)
     return;
   if (ph_thread_is_attached(record_of(o))) {
-    struct _object *object = o->object;
-    free_object(o);
-    ph_port_object_release(object);
+    give_back(o);
   } else if (!push(o)) {
     leak(o);
   }

@@ -102,8 +102,8 @@ struct gate {
   _Alignas(CACHE_LINE) atomic_uint_least64_t holds;
 };
 
-/* Whether the closer's barrier reaches all threads [P1]. Written once, before there is a
- * gate. */
+/* Whether the closer's barrier reaches all threads [P1]. Written once, before
+ * there is a gate. */
 #if defined(__SANITIZE_THREAD__)
 #define PH_NO_MEMBARRIER 1
 #elif defined(__has_feature)

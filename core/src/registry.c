@@ -288,6 +288,7 @@ pyhold_status ph_registry_hold(int64_t id, struct record **out) {
 bool ph_registry_orphan(struct pyhold_slot *slot) {
   struct record *r = slot->record;
   ph_lock();
+  ph_gate_unlink(slot);
   /* relaxed: under the lock. */
   bool dead = atomic_load_explicit(&r->dead, memory_order_relaxed);
   if (!dead) {

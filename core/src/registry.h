@@ -63,8 +63,8 @@ struct record *ph_registry_find_main(void);
 /* Thread states that exited threads left behind are orphans: each hangs on its
  * record, in its slot, until another thread deletes it.
  *
- * Make an orphan of an exiting thread's slot, which is unlinked. False: the
- * record is DEAD, so that CPython deletes the state. Never waits for the GIL. */
+ * Unlink an exiting thread's slot, and make an orphan of it. False: the record
+ * is DEAD, so that CPython deletes the state. Never waits for the GIL. */
 bool ph_registry_orphan(struct pyhold_slot *slot);
 /* Delete them. Requires: attached to the interpreter, which is protected. Runs
  * Python destructors. */

@@ -71,11 +71,7 @@ static bool leave_behind(struct pyhold_slot *slot) {
   struct record *r = slot->record;
   if (slot->state == NULL || slot->uses > 0 || is_dead(r)) return false;
   if (!ph_port_exit_deletes_state()) {
-    ph_lock();
-    ph_gate_unlink(slot);
-    ph_unlock();
-    bool left = ph_registry_orphan(slot);
-    if (!left) free(slot);
+    if (!ph_registry_orphan(slot)) free(slot);
     ph_record_unref(r);
     return true;
   }

@@ -305,7 +305,8 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
  * The fields are private. Frames of a thread nest strictly: the last one
  * entered is the first one left. */
 typedef struct pyhold_frame {
-  struct pyhold_frame *outer;
+  struct pyhold_frame *outer; /* not beside a pointer: two pointers are stored
+                                 as one vector, for which leaving would wait */
   int line;
   unsigned flags;
   struct pyhold_slot *slot;         /* the interpreter it is about */

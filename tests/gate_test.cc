@@ -63,6 +63,17 @@ TEST_F(GateTest, HoldTurnsIntoASlotWhenClosed) {
   EXPECT_TRUE(test_gate_is_idle(gate_, 0));
 }
 
+TEST_F(GateTest, ClosedGateIsJoinedWhileItWaitsForAHold) {
+  ASSERT_TRUE(test_gate_join(gate_));  // open
+  test_gate_close(gate_);
+  ASSERT_TRUE(test_gate_join(gate_));
+  EXPECT_EQ(test_gate_holds(gate_), 2);
+  test_gate_drop(gate_);
+  test_gate_drop(gate_);
+  EXPECT_FALSE(test_gate_join(gate_));
+  EXPECT_TRUE(test_gate_is_idle(gate_, 0));
+}
+
 TEST(GateSizeTest, SlotKeepsToItsTarget) { EXPECT_LE(test_slot_size(), 192u); }
 
 using GateDeathTest = GateTest;
@@ -188,6 +199,42 @@ TEST_P(GateStressTest, HoldThatTurnsIntoASlotIsAlwaysSeen) {
   }
   other.join();
   EXPECT_EQ(missed, 0);
+  test_gate_free(gate);
+}
+
+// INV2. A thread joins a closed gate while its last hold is dropped: once the
+// closer has seen it idle, nobody may be in.
+TEST_P(GateStressTest, NobodyJoinsAGateThatWasSeenIdle) {
+  const int rounds = Rounds(GetParam());
+  test_gate* gate = test_gate_new(1);
+  Meeting meeting(2);
+  bool joined = false;
+  int late = 0;
+  std::thread other([&] {
+    for (int i = 0; i < rounds; ++i) {
+      meeting.Arrive();
+      Shift(i);
+      joined = test_gate_join(gate);
+      if (joined) {
+        test_gate_enter_pinned(gate, 0);
+        test_gate_drop(gate);
+      }
+      meeting.Arrive();
+    }
+  });
+  for (int i = 0; i < rounds; ++i) {
+    test_gate_reset(gate);
+    (void)test_gate_hold(gate);
+    test_gate_close(gate);
+    meeting.Arrive();
+    Shift(i / 97);
+    test_gate_drop(gate);
+    bool idle = test_gate_is_idle(gate, 0);
+    meeting.Arrive();
+    if (joined && idle) ++late;
+  }
+  other.join();
+  EXPECT_EQ(late, 0);
   test_gate_free(gate);
 }
 

@@ -128,16 +128,25 @@ bool ph_gate_is_idle(struct gate *gate, int64_t except) {
   return true;
 }
 
-bool ph_gate_hold(struct gate *gate) {
+/* Count one more, unless the gate is closed with at most `idle` in the word. */
+static bool hold_unless(struct gate *gate, uint64_t idle) {
   /* relaxed: a first guess, which the exchange checks. */
   uint64_t v = atomic_load_explicit(&gate->holds, memory_order_relaxed);
   do {
-    if (v & HOLDS_CLOSED) return false; /* INV1 */
+    if ((v & HOLDS_CLOSED) && v <= idle) return false;
     /* relaxed: a new holder reads nothing through this word. */
   } while (!atomic_compare_exchange_weak_explicit(
       &gate->holds, &v, v + HOLDS_ONE, memory_order_relaxed,
       memory_order_relaxed));
   return true;
+}
+
+bool ph_gate_hold(struct gate *gate) {
+  return hold_unless(gate, UINT64_MAX); /* INV1 */
+}
+
+bool ph_gate_join(struct gate *gate) {
+  return hold_unless(gate, HOLDS_CLOSED); /* INV2 */
 }
 
 void ph_gate_dup(struct gate *gate) {

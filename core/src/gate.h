@@ -3,18 +3,20 @@
  * A gate is open, then closed. It knows holders of two kinds: slots, one for
  * each thread that ever entered, and a count of holds that have no thread.
  *
- *   state     slot_enter    slot_enter_pinned  gate_hold   dup   gate_is_idle
- *   OPEN      in            in                 count + 1   + 1   not asked
- *   CLOSED    refused       in                 refused     + 1   may be true
+ *   state       slot_enter  slot_enter_pinned  hold     dup    join     is_idle
+ *   OPEN        in          in                 + 1      + 1    + 1      -
+ *   CLOSED(n)   refused     in                 refused  + 1    + 1      false
+ *   CLOSED(0)   refused     -                  refused  -      refused  by slots
  *
  * INV1  CLOSED is final: nothing opens a gate again.
  * INV2  Once closed and idle, nothing holds a gate again. (A caller that is
  *       about to be refused may be seen for a moment: INV3.) After the close,
- *       protection comes only from protection: ph_gate_dup() needs a hold, and
- *       so does ph_slot_enter_pinned(), which a holder calls before it drops
- *       that hold. Nothing turns a slot into a hold. So ph_gate_is_idle() reads
- *       the holds first and the slots after them: what leaves the count in
- *       between is seen in a slot.
+ *       protection comes only from protection: ph_gate_dup() needs a hold,
+ *       ph_gate_join() adds to a count that is not zero, and
+ *       ph_slot_enter_pinned() is called by a holder before it drops its hold.
+ *       Nothing turns a slot into a hold. So ph_gate_is_idle() reads the holds
+ *       first and the slots after them: what leaves the count in between is
+ *       seen in a slot.
  * INV3  A closed gate becomes idle after at most the calls in progress:
  *       ph_slot_enter() looks before it writes, so that refused callers,
  *       however many and however busy, leave their slots at zero. Each thread
@@ -182,6 +184,9 @@ static inline void ph_slot_enter_pinned(struct pyhold_slot *slot) {
 
 /* Requires: the gate's memory outlives the call. */
 bool ph_gate_hold(struct gate *gate);
+/* The same, and while others hold a closed gate, too: it waits for them.
+ * Requires: the gate's memory outlives the call. */
+bool ph_gate_join(struct gate *gate);
 /* Requires, of these two: the caller owns a hold. */
 void ph_gate_dup(struct gate *gate);
 void ph_gate_drop(struct gate *gate);

@@ -94,20 +94,10 @@ pyhold_status pyhold_view_current(pyhold_view **out) {
 }
 
 pyhold_status pyhold_view_main(pyhold_view **out) {
+  struct record *r;
   *out = NULL;
-  struct record *r = ph_registry_find_main();
-  if (r == NULL) {
-    /* Perhaps the caller is attached to it. */
-    pyhold_status status = ph_thread_adopt_current(&r);
-    if (status == PYHOLD_EDETACHED) return PYHOLD_ENOINTERP;
-    if (status != PYHOLD_OK) return status;
-    if (!r->is_main) {
-      ph_record_unref(r);
-      r = ph_registry_find_main(); /* adopted with the other, on 3.11 */
-      if (r == NULL) return PYHOLD_ENOINTERP;
-    }
-  }
-  return make_view(r, PYHOLD_KEEP, out);
+  pyhold_status status = ph_thread_adopt_main(&r);
+  return status == PYHOLD_OK ? make_view(r, PYHOLD_KEEP, out) : status;
 }
 
 pyhold_status pyhold_view_with(pyhold_view *view, pyhold_keep keep,

@@ -22,6 +22,7 @@ enum {
   RESTORE_DETACHED = 64, /* `restore` was detached, and will be again */
   OWNED = 128,           /* by pyhold_thread_ensure() */
   FINALIZER = 256,       /* entered while this thread ran atexit callbacks */
+  LEANS = 512,           /* on a hold that its caller has: LEANING */
 };
 
 struct thread {
@@ -217,6 +218,23 @@ bool ph_thread_is_attached(const struct record *r) {
          !atomic_load_explicit(&r->gone, memory_order_acquire);
 }
 
+pyhold_status ph_thread_adopt_main(struct record **out) {
+  struct record *r = ph_registry_find_main();
+  if (r == NULL) {
+    /* Perhaps the caller is attached to it. */
+    pyhold_status status = ph_thread_adopt_current(&r);
+    if (status == PYHOLD_EDETACHED) return PYHOLD_ENOINTERP;
+    if (status != PYHOLD_OK) return status;
+    if (!r->is_main) {
+      ph_record_unref(r);
+      r = ph_registry_find_main(); /* adopted with the other, on 3.11 */
+      if (r == NULL) return PYHOLD_ENOINTERP;
+    }
+  }
+  *out = r;
+  return PYHOLD_OK;
+}
+
 pyhold_status ph_thread_adopt_current(struct record **out) {
   struct thread *t = &self;
   port_state *state = attached_state(t);
@@ -265,16 +283,29 @@ static void note_place(struct pyhold_slot *slot, const char *file, int line,
   atomic_store_explicit(&slot->since_ms, since_ms, memory_order_relaxed);
 }
 
+/* Join those that a closed gate waits for, if this thread came in with one. */
+static bool join(struct pyhold_slot *slot) {
+  struct gate *gate = &slot->record->gate;
+  for (const pyhold_frame *f = self.top; f != NULL; f = f->outer) {
+    if (f->slot != slot || !(f->flags & LEANS)) continue;
+    if (!ph_gate_join(gate)) return false; /* it was given back since */
+    ph_slot_enter_pinned(slot);
+    ph_gate_drop(gate); /* after ph_slot_enter_pinned() [INV2] */
+    return true;
+  }
+  return false;
+}
+
 /* Protect the slot's interpreter, unless an older frame does. False: refused.
  */
 static bool protect(struct pyhold_slot *slot, enum entry entry, bool *took,
                     const char *file, int line) {
   *took = false;
-  if (is_active(slot)) return true;
+  if (is_active(slot) || entry == LEANING) return true;
   note_place(slot, file, line, ph_now_ms());
   if (entry == PINNED)
     ph_slot_enter_pinned(slot);
-  else if (!ph_slot_enter(&slot->record->gate, slot))
+  else if (!ph_slot_enter(&slot->record->gate, slot) && !join(slot))
     return false;
   *took = true;
   return true;
@@ -395,7 +426,10 @@ NOINLINE static pyhold_status enter_slowly(pyhold_frame *frame,
   bool took;
   if (!protect(slot, entry, &took, file, line)) return PYHOLD_EFINALIZING;
   *frame = (pyhold_frame){
-      .slot = slot, .file = file, .line = line, .flags = took ? TOOK : 0};
+      .slot = slot,
+      .file = file,
+      .line = line,
+      .flags = (took ? TOOK : 0) | (entry == LEANING ? LEANS : 0)};
   pyhold_status status = attach(t, frame, keep);
   if (status != PYHOLD_OK && took) unprotect(slot);
   return status;
@@ -428,7 +462,10 @@ NOINLINE static pyhold_status enter_outermost(pyhold_frame *frame,
     return enter_slowly(frame, r, file, line, entry, keep);
   /* The clock would be a third of what this costs without a GIL. */
   note_place(slot, file, line, SINCE_BEFORE_CLOSE);
-  if (!ph_slot_enter(&r->gate, slot)) return PYHOLD_EFINALIZING;
+  if (!ph_slot_enter(&r->gate, slot)) {
+    if (t->top == NULL) return PYHOLD_EFINALIZING;
+    return enter_slowly(frame, r, file, line, entry, keep);
+  }
   /* Only now is the state there for sure. */
   port_state *state = usual_state(t, slot);
   if (state != NULL && ph_port_is_next(state)) {
@@ -609,15 +646,18 @@ pyhold_status ph_thread_ensure(struct record *r, enum entry entry,
   return status;
 }
 
-void pyhold_thread_release(void) {
+void ph_thread_release(const char *call) {
   struct thread *t = &self;
-  if (t->top == NULL || !(t->top->flags & OWNED))
-    ph_fatal("pyhold_thread_release() without an ensure to undo");
+  if (t->top == NULL || !(t->top->flags & OWNED)) ph_fatal(call);
   pyhold_frame *frame = t->top;
   frame->flags &= ~(unsigned)OWNED;
   pyhold_frame_leave(frame);
   frame->outer = t->spare;
   t->spare = frame;
+}
+
+void pyhold_thread_release(void) {
+  ph_thread_release("pyhold_thread_release() without an ensure to undo");
 }
 
 pyhold_status pyhold_thread_set_daemon(bool daemon) {

@@ -13,7 +13,9 @@
  * (*) and delete it, unless it is to last: see INV5.
  *
  * An ensure protects I by its slot, unless an older frame does: the frame that
- * wrote slot.active (TOOK) is the one that clears it.
+ * wrote slot.active (TOOK) is the one that clears it. One that is LEANING leaves
+ * the protection to a hold; what nests in it may protect I even when the gate
+ * has closed, for as long as anything holds that (ph_gate_join()).
  *
  * INV4  slot.active is true exactly while one frame of the slot's owner has
  *       TOOK for it, or RESTORE_TOOK for it as restore_slot.
@@ -32,6 +34,10 @@
  * need be; a new reference. EDETACHED, or what ph_registry_adopt() says. */
 pyhold_status ph_thread_adopt_current(struct record **out);
 
+/* The same for the main interpreter. Attached to it, or not at all if it is known
+ * already; else ENOINTERP. */
+pyhold_status ph_thread_adopt_main(struct record **out);
+
 /* Whether the caller is attached to the record's interpreter, and that is not
  * torn down. */
 bool ph_thread_is_attached(const struct record *record);
@@ -40,8 +46,10 @@ bool ph_thread_is_attached(const struct record *record);
 struct record *ph_view_record(const pyhold_view *view);
 
 enum entry {
-  ASK,    /* at the gate */
-  PINNED, /* the caller has a hold, at least until the entry is done */
+  ASK,     /* at the gate */
+  PINNED,  /* the caller has a hold, at least until the entry is done */
+  LEANING, /* the same; and the frame is to protect nothing by itself, so that
+              giving back that hold lets the interpreter go */
 };
 
 /* Enter a frame for a record that the caller keeps alive. */
@@ -52,6 +60,8 @@ pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *record,
 /* The same with a frame of the thread's own, for pyhold_thread_ensure(). */
 pyhold_status ph_thread_ensure(struct record *record, enum entry entry,
                                pyhold_keep keep);
+/* Undo it. `call` is what the fatal error says if there is nothing to undo. */
+void ph_thread_release(const char *call);
 
 /* See pyhold_thread_state_new(). */
 pyhold_status ph_thread_state_new(struct record *record,

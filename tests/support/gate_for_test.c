@@ -75,6 +75,7 @@ void test_gate_leave(struct test_gate *g, int slot) {
   ph_slot_leave(&g->gate, &g->slots[slot]);
 }
 bool test_gate_hold(struct test_gate *g) { return ph_gate_hold(&g->gate); }
+bool test_gate_join(struct test_gate *g) { return ph_gate_join(&g->gate); }
 void test_gate_dup(struct test_gate *g) { ph_gate_dup(&g->gate); }
 void test_gate_drop(struct test_gate *g) { ph_gate_drop(&g->gate); }
 int64_t test_gate_holds(struct test_gate *g) { return ph_gate_holds(&g->gate); }

@@ -27,6 +27,7 @@ bool test_gate_enter(struct test_gate *g, int slot);
 void test_gate_enter_pinned(struct test_gate *g, int slot);
 void test_gate_leave(struct test_gate *g, int slot);
 bool test_gate_hold(struct test_gate *g);
+bool test_gate_join(struct test_gate *g);
 void test_gate_dup(struct test_gate *g);
 void test_gate_drop(struct test_gate *g);
 int64_t test_gate_holds(struct test_gate *g);

@@ -4,7 +4,8 @@
  * call CPython or test its version. tests/support/fake_port.c is another,
  * without an interpreter, so that the rest can run under ThreadSanitizer.
  *
- * None of these leaves a Python exception set that was not set before. */
+ * None of these leaves a Python exception set that was not set before, but
+ * ph_port_raise_...(). */
 #ifndef PYHOLD_SRC_PORT_H_
 #define PYHOLD_SRC_PORT_H_
 
@@ -121,11 +122,20 @@ bool ph_port_gate_is_late(void);
  * False: no memory, or too many such calls are pending. */
 bool ph_port_adopt_main(void);
 
+/* The same, but never now, and without running Python code. Requires: attached to
+ * the main interpreter. */
+bool ph_port_adopt_main_later(void);
+
 /* Whether the process has other interpreters than this one. */
 bool ph_port_has_other_interps(void);
 
 /* Let Ctrl-C be noticed: true if it was, and has been reported. */
 bool ph_port_interrupted(void);
+
+/* Set a MemoryError, or, with a message, what CPython says of things that come too
+ * late: these two are for pep788.c, whose functions set exceptions. */
+void ph_port_raise_no_memory(void);
+void ph_port_raise_finalizing(const char *message);
 
 /* --- CPython's own guards (3.15) --- */
 

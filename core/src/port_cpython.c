@@ -10,6 +10,8 @@
 #define PENDING_CALLS_ARE_MAINS (PY_VERSION_HEX >= 0x030C0000)
 /* 3.13+: public names for what was private. */
 #define HAS_GET_UNCHECKED (PY_VERSION_HEX >= 0x030D0000)
+/* 3.13+: before it was its base class, RuntimeError. */
+#define HAS_FINALIZATION_ERROR (PY_VERSION_HEX >= 0x030D0000)
 /* 3.15+: the gilstate is a thread-local variable; Py_FinalizeEx clears only that
  * of its own thread. */
 #define GILSTATE_OUTLIVES_RUNTIME (PY_VERSION_HEX >= 0x030F0000)
@@ -293,6 +295,8 @@ static int adopt_main(void *unused) {
 bool ph_port_adopt_main(void) {
   return Py_AddPendingCall(adopt_main, NULL) == 0;
 }
+
+bool ph_port_adopt_main_later(void) { return ph_port_adopt_main(); }
 #else
 /* All interpreters share one GIL, which this thread has, so that it may go to
  * the main one and back without waiting. */
@@ -309,6 +313,16 @@ bool ph_port_adopt_main(void) {
   PyThreadState_Swap(before);
   if (state != own) PyThreadState_Delete(state);
   return true;
+}
+
+static int adopt_main(void *unused) {
+  (void)unused;
+  (void)ph_port_adopt_main();
+  return 0;
+}
+
+bool ph_port_adopt_main_later(void) {
+  return Py_AddPendingCall(adopt_main, NULL) == 0;
 }
 #endif
 
@@ -331,6 +345,16 @@ bool ph_port_interrupted(void) {
   Py_XDECREF(what);
 #endif
   return true;
+}
+
+void ph_port_raise_no_memory(void) { PyErr_NoMemory(); }
+
+void ph_port_raise_finalizing(const char *message) {
+#if HAS_FINALIZATION_ERROR
+  PyErr_SetString(PyExc_PythonFinalizationError, message);
+#else
+  PyErr_SetString(PyExc_RuntimeError, message);
+#endif
 }
 
 /* --- CPython's own guards --- */

@@ -232,6 +232,11 @@ void ph_registry_adopt_main(port_interp *main_interp) {
   if (ph_registry_adopt(main_interp, &r) == PYHOLD_OK) ph_record_unref(r);
 }
 
+void ph_registry_adopt_main_later(void) {
+  /* No memory, or too many such calls: then it is as if nobody had asked. */
+  if (!main_is_ready()) (void)ph_port_adopt_main_later();
+}
+
 /* --- Lookup --- */
 
 /* Requires: the lock. */

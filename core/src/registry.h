@@ -92,4 +92,8 @@ void ph_registry_interp_gone(void *cookie);
 /* Adopt the main interpreter. Requires: attached to `main_interp`. */
 void ph_registry_adopt_main(port_interp *main_interp);
 
+/* Have that called soon, if need be, without running Python code here.
+ * Requires: attached to the main interpreter. */
+void ph_registry_adopt_main_later(void);
+
 #endif /* PYHOLD_SRC_REGISTRY_H_ */

@@ -189,6 +189,8 @@ bool ph_port_adopt_main(void) {
   return true;
 }
 
+bool ph_port_adopt_main_later(void) { return ph_port_adopt_main(); }
+
 bool ph_port_interrupted(void) { return atomic_exchange(&interrupted, false); }
 
 void *ph_port_guard_take(void) {

@@ -149,4 +149,28 @@ print('destroyed')
 }
 #endif
 
+// PEP 788's API: threads that know only the main interpreter, in a module that
+// made no view of it. Its import makes it known, wherever it happens.
+TEST(ExtensionTest, ThreadsThatAskForTheMainInterpreterFindIt) {
+  ChildResult result = RunScript(R"(
+import main_only
+print(main_only.call(lambda: None, 5))
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_EQ(result.output, "5\n");
+  result = RunScript(R"(
+def work():
+    import main_only
+    global module
+    module = main_only
+import threading
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(module.call(lambda: None, 5))
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_EQ(result.output, "5\n");
+}
+
 }  // namespace

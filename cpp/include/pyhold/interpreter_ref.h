@@ -45,6 +45,14 @@ class [[nodiscard]] InterpreterRef final {
     return InterpreterRef(raw, raw != nullptr ? PYHOLD_OK : PYHOLD_EMISUSE);
   }
 
+  // From a guard of PEP 788's API, which stays the caller's, and back to one,
+  // which is the caller's to close: see pyhold/pep788_interop.h, which must be
+  // included. Guard is PyInterpreterGuard.
+  template <typename Guard>
+  static InterpreterRef FromGuard(Guard* guard) noexcept;
+  template <typename Guard>
+  [[nodiscard]] Guard* ToGuard() const noexcept;
+
   InterpreterRef() = default;
   InterpreterRef(const InterpreterRef& other) noexcept
       : raw_(other.raw_ != nullptr ? pyhold_interp_dup(other.raw_) : nullptr),

@@ -43,6 +43,14 @@ class [[nodiscard]] InterpreterView final {
     return InterpreterView(raw, raw != nullptr ? PYHOLD_OK : PYHOLD_EMISUSE);
   }
 
+  // From a view of PEP 788's API, which stays the caller's, and back to one,
+  // which is the caller's to close: see pyhold/pep788_interop.h, which must be
+  // included. View is PyInterpreterView.
+  template <typename View>
+  static InterpreterView FromNative(View* view) noexcept;
+  template <typename View>
+  [[nodiscard]] View* ToNative() const noexcept;
+
   InterpreterView() = default;
   InterpreterView(const InterpreterView& other) noexcept
       : raw_(other.raw_ != nullptr ? pyhold_view_dup(other.raw_) : nullptr),

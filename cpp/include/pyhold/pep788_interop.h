@@ -1,0 +1,72 @@
+#ifndef PYHOLD_PEP788_INTEROP_H_
+#define PYHOLD_PEP788_INTEROP_H_
+
+#include "pyhold/error_state.h"
+#include "pyhold/interpreter_ref.h"
+#include "pyhold/interpreter_view.h"
+#include "pyhold/pep788.h"
+#include "pyhold/thread_state_guard.h"
+
+namespace pyhold {
+
+// Between pyhold's references and those of PEP 788's API, so that libraries that
+// use the one and the other meet in one program. On 3.15 and newer the latter are
+// CPython's, elsewhere pep788.h's.
+//
+//   PyInterpreterGuard* guard = ref.ToGuard<PyInterpreterGuard>();
+//   start_thread(work, guard);  // closes it
+//
+// All four attach the calling thread for a moment; so they wait for the GIL, and
+// make the interpreter known to pyhold. They set no exception.
+//
+// Attached: not needed.   Threads: any.
+//
+// pyhold's gate closes in an atexit callback, and CPython gives guards until it
+// has waited for the last one. In between a guard is no way into pyhold: what
+// asks for a new hold or view then gets PYHOLD_EFINALIZING.
+
+// Empty on failure: EFINALIZING, ENOMEM.
+template <>
+inline InterpreterRef InterpreterRef::FromGuard(
+    PyInterpreterGuard* guard) noexcept {
+  PyThreadStateToken* token = PyThreadState_Ensure(guard);
+  if (token == nullptr) return InterpreterRef(nullptr, PYHOLD_ENOMEM);
+  InterpreterRef ref = Current();
+  PyThreadState_Release(token);
+  return ref;
+}
+
+// NULL on failure: the ref is empty, CPython's wait was given up, or there is no
+// memory.
+template <>
+inline PyInterpreterGuard* InterpreterRef::ToGuard() const noexcept {
+  ThreadStateGuard attached(*this);
+  if (!attached) return nullptr;
+  ErrorState callers;
+  return PyInterpreterGuard_FromCurrent();
+}
+
+// Empty on failure: EFINALIZING (also when the ensure failed for want of memory:
+// PEP 788's API does not tell), ENOMEM.
+template <>
+inline InterpreterView InterpreterView::FromNative(
+    PyInterpreterView* view) noexcept {
+  PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
+  if (token == nullptr) return InterpreterView(nullptr, PYHOLD_EFINALIZING);
+  InterpreterView result = Current();
+  PyThreadState_Release(token);
+  return result;
+}
+
+// NULL on failure: the view is empty or refuses, or there is no memory.
+template <>
+inline PyInterpreterView* InterpreterView::ToNative() const noexcept {
+  ThreadStateGuard attached(*this);
+  if (!attached) return nullptr;
+  ErrorState callers;
+  return PyInterpreterView_FromCurrent();
+}
+
+}  // namespace pyhold
+
+#endif  // PYHOLD_PEP788_INTEROP_H_

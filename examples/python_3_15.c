@@ -129,9 +129,9 @@ int main(void) {
     data[i].guard = PyInterpreterGuard_FromCurrent();
     data[i].interp = PyInterpreterState_Get();
     expect(data[i].guard != NULL, "Python lives");
-    expect(pthread_create(&threads[i], NULL, i ? reusing : foreign, &data[i]) ==
-               0,
-           "a thread starts");
+    expect(
+        pthread_create(&threads[i], NULL, i ? reusing : foreign, &data[i]) == 0,
+        "a thread starts");
   }
   PyObject *function = PyCFunction_New(&method, NULL);
   PyObject *result = PyObject_CallNoArgs(function);

@@ -62,14 +62,13 @@ constexpr bool kSeesAllStates = PY_VERSION_HEX >= 0x030C0000;
 static_assert(std::is_same_v<PyThreadStateToken, void>);
 static_assert(std::is_same_v<decltype(PyInterpreterGuard_FromCurrent()),
                              PyInterpreterGuard*>);
-static_assert(
-    std::is_same_v<decltype(PyInterpreterGuard_FromView(
-                       static_cast<PyInterpreterView*>(nullptr))),
-                   PyInterpreterGuard*>);
+static_assert(std::is_same_v<decltype(PyInterpreterGuard_FromView(
+                                 static_cast<PyInterpreterView*>(nullptr))),
+                             PyInterpreterGuard*>);
 static_assert(std::is_same_v<decltype(PyInterpreterView_FromCurrent()),
                              PyInterpreterView*>);
-static_assert(std::is_same_v<decltype(PyInterpreterView_FromMain()),
-                             PyInterpreterView*>);
+static_assert(
+    std::is_same_v<decltype(PyInterpreterView_FromMain()), PyInterpreterView*>);
 static_assert(std::is_same_v<decltype(PyThreadState_Ensure(
                                  static_cast<PyInterpreterGuard*>(nullptr))),
                              PyThreadStateToken*>);
@@ -114,14 +113,13 @@ PyObject* FinalizationError() {
 
 // A Python function that calls `fn`, for atexit and destructors.
 PyObject* Callback(std::function<void()>* fn) {
-  static PyMethodDef method = {
-      "callback",
-      [](PyObject* self, PyObject*) -> PyObject* {
-        (*static_cast<std::function<void()>*>(
-            PyCapsule_GetPointer(self, nullptr)))();
-        Py_RETURN_NONE;
-      },
-      METH_NOARGS, nullptr};
+  static PyMethodDef method = {"callback",
+                               [](PyObject* self, PyObject*) -> PyObject* {
+                                 (*static_cast<std::function<void()>*>(
+                                     PyCapsule_GetPointer(self, nullptr)))();
+                                 Py_RETURN_NONE;
+                               },
+                               METH_NOARGS, nullptr};
   PyObject* capsule = PyCapsule_New(fn, nullptr, nullptr);
   PyObject* function = PyCFunction_New(&method, capsule);
   Py_DECREF(capsule);
@@ -455,9 +453,9 @@ SCENARIO(Delays) {
       wait();
     // It waits for this thread, which may go on, and come and go.
     for (int i = 0; i < 200; ++i) {
-      PyThreadStateToken* nested =
-          guard != nullptr ? PyThreadState_Ensure(guard)
-                           : PyThreadState_EnsureFromView(view);
+      PyThreadStateToken* nested = guard != nullptr
+                                       ? PyThreadState_Ensure(guard)
+                                       : PyThreadState_EnsureFromView(view);
       REQUIRE(nested != nullptr);
       CallPython();
       if (token != nullptr) {
@@ -750,8 +748,7 @@ SCENARIO(MainView) {
   });
   // Attached to another interpreter.
   SubInterpreter sub(SubInterpreter::kShared);
-  if (!kSeesAllStates)
-    PyInterpreterView_Close(PyInterpreterView_FromCurrent());
+  if (!kSeesAllStates) PyInterpreterView_Close(PyInterpreterView_FromCurrent());
   PyInterpreterView* view = PyInterpreterView_FromMain();
   call(view, true);
   REQUIRE(Attached() == sub.state());

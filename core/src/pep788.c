@@ -27,8 +27,8 @@ static pyhold_interp *hold_of(PyInterpreterGuard *guard) {
 /* For a view of the main interpreter: its record, a new reference; or NULL. */
 static struct record *main_record(const PyInterpreterView *view) {
   struct record *r;
-  bool known = view == view_at(&main_view) &&
-               ph_thread_adopt_main(&r) == PYHOLD_OK;
+  bool known =
+      view == view_at(&main_view) && ph_thread_adopt_main(&r) == PYHOLD_OK;
   return known ? r : NULL;
 }
 

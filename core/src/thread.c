@@ -489,14 +489,14 @@ NOINLINE static pyhold_status enter_outermost(pyhold_frame *frame,
 }
 
 /* Here the short way for an ensure in an ensure of the same interpreter, and
- * attached: its slot protects it (INV4). */
+ * attached: its slot protects it (INV4), or, for both, a hold. */
 pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *r,
                               const char *file, int line, enum entry entry,
                               pyhold_keep keep) {
   struct thread *t = &self;
   const pyhold_frame *top = t->top;
   if (top == NULL || top->slot->record != r || top->state == NULL ||
-      !is_active(top->slot) ||
+      !(is_active(top->slot) || (entry == LEANING && (top->flags & LEANS))) ||
       /* relaxed: a thread that ended its own interpreter sees it closed, and
        * does not look into a state that is gone. */
       atomic_load_explicit(&r->gate.closed, memory_order_relaxed) ||

@@ -52,8 +52,7 @@ static PyObject *call(PyObject *module, PyObject *args) {
 
 static PyMethodDef methods[] = {{"call", call, METH_VARARGS, NULL}, {0}};
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT,
-                                    .m_name = "main_only",
-                                    .m_methods = methods};
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, .m_name = "main_only", .m_methods = methods};
 
 PyMODINIT_FUNC PyInit_main_only(void) { return PyModuleDef_Init(&module); }

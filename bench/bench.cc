@@ -39,6 +39,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "bench/pep788.h"
 #include "pyhold/persistent_thread_state.h"
 #include "pyhold/pyhold.h"
 
@@ -144,6 +145,20 @@ struct NativeGuard {
   ~NativeGuard() { PyThreadState_Release(token); }
 };
 #endif
+
+struct Pep788View {
+  static constexpr char kName[] = "pep788_view";
+  void* token = pep788::EnsureFromView();
+  Pep788View() { Expect(token != nullptr, "pyhold's EnsureFromView"); }
+  ~Pep788View() { pep788::Release(token); }
+};
+
+struct Pep788Guard {
+  static constexpr char kName[] = "pep788_guard";
+  void* token = pep788::Ensure();
+  Pep788Guard() { Expect(token != nullptr, "pyhold's Ensure"); }
+  ~Pep788Guard() { pep788::Release(token); }
+};
 
 struct PerCall {
   static constexpr char kName[] = "per_call";
@@ -419,6 +434,7 @@ Env MakeEnv() {
     function = Py_NewRef(PyDict_GetItemString(names, "f"));
     Py_DECREF(names);
   }
+  pep788::Open();
 #if HAVE_NATIVE
   e.native_view = PyInterpreterView_FromCurrent();
   e.native_guard = PyInterpreterGuard_FromCurrent();
@@ -449,6 +465,8 @@ void RegisterEverything() {
   Register<NativeHold, None, false>(1);
   Register<NativeHold, None, false>(2);
 #endif
+  RegisterAll<Pep788View>();
+  RegisterAll<Pep788Guard>();
   RegisterAll<PerCall>();
   RegisterAll<Kept>();
   RegisterTwo<Kept, None>();
@@ -503,6 +521,7 @@ int main(int argc, char** argv) {
   PyThreadState* main_state = PyEval_SaveThread();
   std::size_t run = benchmark::RunSpecifiedBenchmarks();
   PyEval_RestoreThread(main_state);
+  pep788::Close();
 #if HAVE_NATIVE
   PyInterpreterGuard_Close(the_env.native_guard);
   PyInterpreterView_Close(the_env.native_view);

@@ -491,6 +491,51 @@ TEST(Pep788Test, EnsureFromViewDelaysFinalization) {
   EXPECT_EQ(RunChild("Delays", kEnsureFromView), Clean());
 }
 
+// An ensure from a view, in one with a guard, when finalization waits for that
+// guard already: it keeps the interpreter when the guard is closed.
+SCENARIO(NestedEnsureOutlivesTheGuard) {
+  StartPython();
+  PyInterpreterView* view = PyInterpreterView_FromCurrent();
+  std::promise<void> ready, begun;
+  std::function<void()> begin = [&] { begun.set_value(); };
+  AtExit(&begin);
+  std::atomic<bool> finalized{false};
+  std::thread thread([&] {
+    PyInterpreterGuard* guard = PyInterpreterGuard_FromView(view);
+    PyThreadStateToken* token = PyThreadState_Ensure(guard);
+    REQUIRE(token != nullptr);
+    Detached([&] {
+      ready.set_value();
+      begun.get_future().wait();
+      while (!kGivesGuardsUntilTheEnd) {  // until the gate has closed
+        PyInterpreterGuard* another = PyInterpreterGuard_FromView(view);
+        if (another == nullptr) break;
+        PyInterpreterGuard_Close(another);
+        std::this_thread::yield();
+      }
+    });
+    PyThreadStateToken* nested = PyThreadState_EnsureFromView(view);
+    REQUIRE(nested != nullptr);
+    PyInterpreterGuard_Close(guard);
+    for (int i = 0; i < 200; ++i) {
+      CallPython();
+      Detached([] { std::this_thread::yield(); });
+    }
+    REQUIRE(!finalized);
+    PyThreadState_Release(nested);
+    PyThreadState_Release(token);  // a daemon, but attached until here
+  });
+  Detached([&] { ready.get_future().wait(); });
+  REQUIRE(Py_FinalizeEx() == 0);
+  finalized = true;
+  thread.join();
+  PyInterpreterView_Close(view);
+  return 0;
+}
+TEST(Pep788Test, NestedEnsureFromViewOutlivesTheGuard) {
+  EXPECT_EQ(RunChild("NestedEnsureOutlivesTheGuard"), Clean());
+}
+
 SCENARIO(DelaysSubinterpreter) {
   StartPython();
   SubInterpreter sub(SubInterpreter::kShared);
@@ -772,9 +817,11 @@ TEST(Pep788Test, MainViewsBeforeAndAfterTheMainInterpreter) {
 
 SCENARIO(Again) {
   PyInterpreterView* main = PyInterpreterView_FromMain();
+  PyInterpreterView* main_in_first = nullptr;
   PyInterpreterView* first = nullptr;
   for (int round = 0; round < 3; ++round) {
     StartPython();
+    if (round == 0) main_in_first = PyInterpreterView_FromMain();
     PyInterpreterView* view = PyInterpreterView_FromCurrent();
     auto call = [&](PyInterpreterView* view, bool works) {
       PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
@@ -788,6 +835,7 @@ SCENARIO(Again) {
     OnNewThread([&] {
       call(view, true);
       call(main, true);
+      call(main_in_first, true);
       if (first != nullptr) call(first, kViewsOutliveTheirInterpreter);
     });
     if (first == nullptr)
@@ -799,6 +847,7 @@ SCENARIO(Again) {
     call(main, false);
   }
   PyInterpreterView_Close(first);
+  PyInterpreterView_Close(main_in_first);
   PyInterpreterView_Close(main);
   return 0;
 }

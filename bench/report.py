@@ -50,7 +50,7 @@ TARGETS = [
     dict(name="guard, nested / 3.15 EnsureFromView, nested",
          of="kept/nested/empty/1", by="native_view/nested/empty/1", most=0.2),
     dict(name="3.15 EnsureFromView + call, no state / pep788.h's",
-         of="native_view/none/call/1", by="pep788_view/none/call/1", least=20),
+         of="native_view/none/call/1", by="pep788_view/none/call/1", least=80),
     dict(name="hold from a view / 3.15 Guard_FromView + Close",
          of="hold/none/empty/1", by="native_hold/none/empty/1", most=0.6),
     dict(name="guards per second, 2 threads / 1 beside a busy one",

@@ -859,15 +859,15 @@ TEST(Pep788Test, ViewsAfterPythonWasInitializedAgain) {
 
 // Calls `fn` with the first, the second, ... allocation of it failing, until it
 // succeeds with none failing. It says whether it worked; what it leaves when it
-// did not, it checks itself.
+// did not, it checks itself. Returns how many there were.
 template <class Fn>
-void FailEachAllocation(Fn fn) {
+int FailEachAllocation(Fn fn) {
   for (int n = 1;; ++n) {
     FailAllocation(n);
     bool worked = fn();
     bool failed = FailAllocation(0);
     REQUIRE(worked || failed);  // it fails for no other reason
-    if (!failed) return;
+    if (!failed) return n - 1;
     REQUIRE(n < 100000);
   }
 }
@@ -876,7 +876,7 @@ SCENARIO(OutOfMemory) {
   setenv("PYTHONMALLOC", "malloc", 1);
   StartPython();
   // The first of all makes the interpreter known.
-  FailEachAllocation([] {
+  int allocations = FailEachAllocation([] {
     PyInterpreterView* view = PyInterpreterView_FromCurrent();
     FailAllocation(-1);
     if (view != nullptr) PyInterpreterView_Close(view);
@@ -884,6 +884,7 @@ SCENARIO(OutOfMemory) {
                             : Raised(PyExc_MemoryError));
     return view != nullptr;
   });
+  REQUIRE(allocations >= (kIsNative ? 1 : 10));
   FailEachAllocation([] {
     PyInterpreterGuard* guard = PyInterpreterGuard_FromCurrent();
     FailAllocation(-1);
@@ -906,12 +907,13 @@ SCENARIO(OutOfMemory) {
       return another != nullptr;
     });
     REQUIRE(PyGILState_GetThisThreadState() == nullptr);
-    FailEachAllocation([&] {
+    int allocations = FailEachAllocation([&] {
       PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
       FailAllocation(-1);
       if (token != nullptr) PyThreadState_Release(token);
       return token != nullptr;
     });
+    REQUIRE(allocations >= 2);
     FailEachAllocation([&] {
       PyThreadStateToken* token = PyThreadState_Ensure(guard);
       FailAllocation(-1);

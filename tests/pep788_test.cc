@@ -13,6 +13,8 @@
 #include <chrono>
 #include <functional>
 #include <future>
+#include <optional>
+#include <random>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -857,91 +859,137 @@ TEST(Pep788Test, ViewsAfterPythonWasInitializedAgain) {
 
 // --- Out of memory ---
 
-// Calls `fn` with the first, the second, ... allocation of it failing, until it
-// succeeds with none failing. It says whether it worked; what it leaves when it
-// did not, it checks itself. Returns how many there were.
+// Calls `fn` with its nth allocation failing. It says whether it worked, and has
+// checked what it leaves. False: it has fewer allocations.
 template <class Fn>
-int FailEachAllocation(Fn fn) {
-  for (int n = 1;; ++n) {
-    FailAllocation(n);
-    bool worked = fn();
-    bool failed = FailAllocation(0);
-    REQUIRE(worked || failed);  // it fails for no other reason
-    if (!failed) return n - 1;
-    REQUIRE(n < 100000);
+bool FailAllocationOf(Fn fn, int nth) {
+  FailAllocation(nth);
+  bool worked = fn();
+  bool failed = FailAllocation(0);
+  REQUIRE(worked || failed);  // it fails for no other reason
+  return failed;
+}
+
+template <class Fn>
+void FailEachAllocationOf(Fn fn) {
+  for (int n = 1; FailAllocationOf(fn, n); ++n) REQUIRE(n < 1000);
+}
+
+bool MakeView() {
+  PyInterpreterView* view = PyInterpreterView_FromCurrent();
+  FailAllocation(-1);
+  if (view != nullptr) PyInterpreterView_Close(view);
+  REQUIRE(view != nullptr ? PyErr_Occurred() == nullptr
+                          : Raised(PyExc_MemoryError));
+  return view != nullptr;
+}
+
+bool MakeGuard() {
+  PyInterpreterGuard* guard = PyInterpreterGuard_FromCurrent();
+  FailAllocation(-1);
+  if (guard != nullptr) PyInterpreterGuard_Close(guard);
+  REQUIRE(guard != nullptr ? PyErr_Occurred() == nullptr
+                           : Raised(PyExc_MemoryError));
+  return guard != nullptr;
+}
+
+// The first view or guard makes the interpreter known: so each allocation has a
+// process of its own. Ends with 3 if there are fewer than `argument`.
+int FirstWithoutMemory(bool (*make)(), int nth, bool in_sub) {
+  setenv("PYTHONMALLOC", "malloc", 1);
+  StartPython();
+  std::optional<SubInterpreter> sub;
+  if (in_sub) sub.emplace(SubInterpreter::kShared);
+#ifdef Py_DEBUG  // out of memory, an import may fail an assertion of CPython's
+  Exec("import atexit");
+#endif
+  if (!FailAllocationOf(make, nth)) return 3;
+  REQUIRE(make());  // later
+  PyInterpreterView* view = PyInterpreterView_FromCurrent();
+  OnNewThread([&] {
+    PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
+    REQUIRE(token != nullptr);
+    CallPython();
+    PyThreadState_Release(token);
+  });
+  PyInterpreterView_Close(view);
+  if (in_sub) sub->End();
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+SCENARIO(FirstViewWithoutMemory) {
+  return FirstWithoutMemory(MakeView, argument, /*in_sub=*/false);
+}
+SCENARIO(FirstGuardWithoutMemory) {
+  return FirstWithoutMemory(MakeGuard, argument, /*in_sub=*/false);
+}
+SCENARIO(FirstInSubinterpreterWithoutMemory) {
+  return FirstWithoutMemory(MakeView, argument, /*in_sub=*/true);
+}
+TEST(Pep788Test, EachAllocationOfTheFirstMayFail) {
+  for (const char* scenario :
+       {"FirstViewWithoutMemory", "FirstGuardWithoutMemory",
+        "FirstInSubinterpreterWithoutMemory"}) {
+    for (int n = 1;; ++n) {
+      ChildResult result = RunChild(scenario, n);
+      if (result.exit_code == 3) {
+        EXPECT_GT(n, 1);
+        break;
+      }
+      ASSERT_EQ(result, Clean()) << scenario << ", allocation " << n;
+    }
   }
 }
 
 SCENARIO(OutOfMemory) {
   setenv("PYTHONMALLOC", "malloc", 1);
   StartPython();
-  // The first of all makes the interpreter known.
-  int allocations = FailEachAllocation([] {
-    PyInterpreterView* view = PyInterpreterView_FromCurrent();
-    FailAllocation(-1);
-    if (view != nullptr) PyInterpreterView_Close(view);
-    REQUIRE(view != nullptr ? PyErr_Occurred() == nullptr
-                            : Raised(PyExc_MemoryError));
-    return view != nullptr;
-  });
-  REQUIRE(allocations >= (kIsNative ? 1 : 10));
-  FailEachAllocation([] {
-    PyInterpreterGuard* guard = PyInterpreterGuard_FromCurrent();
-    FailAllocation(-1);
-    if (guard != nullptr) PyInterpreterGuard_Close(guard);
-    REQUIRE(guard != nullptr ? PyErr_Occurred() == nullptr
-                             : Raised(PyExc_MemoryError));
-    return guard != nullptr;
-  });
-  FailEachAllocation([] {
-    PyInterpreterView* view = PyInterpreterView_FromMain();
-    if (view != nullptr) PyInterpreterView_Close(view);
-    return view != nullptr;
-  });
   PyInterpreterView* view = PyInterpreterView_FromCurrent();
   PyInterpreterGuard* guard = PyInterpreterGuard_FromCurrent();
-  auto detached = [&] {
-    FailEachAllocation([&] {
-      PyInterpreterGuard* another = PyInterpreterGuard_FromView(view);
-      if (another != nullptr) PyInterpreterGuard_Close(another);
-      return another != nullptr;
-    });
-    REQUIRE(PyGILState_GetThisThreadState() == nullptr);
-    int allocations = FailEachAllocation([&] {
-      PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
-      FailAllocation(-1);
-      if (token != nullptr) PyThreadState_Release(token);
-      return token != nullptr;
-    });
-    REQUIRE(allocations >= 2);
-    FailEachAllocation([&] {
-      PyThreadStateToken* token = PyThreadState_Ensure(guard);
-      FailAllocation(-1);
-      if (token != nullptr) PyThreadState_Release(token);
-      return token != nullptr;
-    });
-    PyThreadStateToken* token = PyThreadState_Ensure(guard);
-    PyThreadState* state = Attached();
-    FailEachAllocation([&] {  // nested, attached
-      PyThreadStateToken* nested = PyThreadState_EnsureFromView(view);
-      FailAllocation(-1);
-      REQUIRE(PyErr_Occurred() == nullptr);
-      if (nested != nullptr) PyThreadState_Release(nested);
-      REQUIRE(Attached() == state);
-      return nested != nullptr;
-    });
-    CallPython();
-    PyThreadState_Release(token);
-  };
-  OnNewThread(detached);
-  OnNewThread([&] {  // with the guard first
-    FailEachAllocation([&] {
-      PyThreadStateToken* token = PyThreadState_Ensure(guard);
-      FailAllocation(-1);
-      if (token != nullptr) PyThreadState_Release(token);
-      return token != nullptr;
-    });
+  FailEachAllocationOf(MakeView);
+  FailEachAllocationOf(MakeGuard);
+  FailEachAllocationOf([] {
+    PyInterpreterView* main = PyInterpreterView_FromMain();
+    if (main != nullptr) PyInterpreterView_Close(main);
+    REQUIRE(PyErr_Occurred() == nullptr);
+    return main != nullptr;
   });
+  auto guard_from_view = [&] {
+    PyInterpreterGuard* another = PyInterpreterGuard_FromView(view);
+    if (another != nullptr) PyInterpreterGuard_Close(another);
+    return another != nullptr;
+  };
+  auto ensure = [&](bool with_guard) {
+    PyThreadState* before = Attached();
+    PyThreadStateToken* token = with_guard ? PyThreadState_Ensure(guard)
+                                           : PyThreadState_EnsureFromView(view);
+    FailAllocation(-1);
+    if (token != nullptr) {
+      CallPython();
+      PyThreadState_Release(token);
+    }
+    REQUIRE(Attached() == before);
+    return token != nullptr;
+  };
+  for (bool with_guard : {false, true}) {
+    // Each on a thread that has nothing yet.
+    int n = 0;
+    for (bool failed = true; failed;) {
+      ++n;
+      OnNewThread([&] {
+        failed = FailAllocationOf([&] { return ensure(with_guard); }, n);
+        REQUIRE(ensure(with_guard));  // later
+      });
+    }
+    REQUIRE(n > 1);
+    OnNewThread([&] {  // nested
+      FailEachAllocationOf(guard_from_view);
+      PyThreadStateToken* token = PyThreadState_Ensure(guard);
+      FailEachAllocationOf([&] { return ensure(with_guard); });
+      REQUIRE(PyErr_Occurred() == nullptr);
+      PyThreadState_Release(token);
+    });
+  }
   PyInterpreterGuard_Close(guard);
   PyInterpreterView_Close(view);
   REQUIRE(Py_FinalizeEx() == 0);  // nothing that failed holds it
@@ -994,6 +1042,104 @@ SCENARIO(Race) {
 }
 TEST(Pep788Test, ThreadsRaceFinalization) {
   for (int i = 0; i < 10; ++i) ASSERT_EQ(RunChild("Race"), Clean());
+}
+
+// --- Random walks ---
+
+// Threads ensure three interpreters in random order, let go of what is attached
+// and take it back, each undoing its newest step only. Whatever the order: an
+// ensure attaches the interpreter that was asked for, by the state that is
+// attached if that is one of it; and what is undone leaves what was before.
+SCENARIO(RandomWalks) {
+  StartPython();
+  PyThreadState* main_state = Attached();
+  constexpr int kInterpreters = 3, kThreads = 4, kSteps = 3000;
+  struct {
+    PyInterpreterView* view;
+    PyInterpreterGuard* guard;
+    int64_t id;
+  } interpreters[kInterpreters];
+  std::vector<SubInterpreter> subs;
+  for (int i = 0; i < kInterpreters; ++i) {
+    if (i > 0) {
+      subs.emplace_back(i == 1 ? SubInterpreter::kShared
+                               : SubInterpreter::kOwn);
+    }
+    interpreters[i] = {PyInterpreterView_FromCurrent(),
+                       PyInterpreterGuard_FromCurrent(), AttachedId()};
+    PyThreadState_Swap(main_state);
+  }
+  auto walk = [&](unsigned seed) {
+    std::minstd_rand random(seed);
+    struct Step {
+      PyThreadState* before;
+      PyThreadStateToken* token;  // none: it let go of `before`
+    };
+    std::vector<Step> steps;
+    PyThreadState* now = nullptr;  // what this thread is attached to
+    auto undo = [&] {
+      Step last = steps.back();
+      steps.pop_back();
+      if (last.token != nullptr)
+        PyThreadState_Release(last.token);
+      else
+        PyEval_RestoreThread(last.before);
+      now = last.before;
+      // Detached, 3.11 shows what others are attached to.
+      if (now != nullptr || kSeesAllStates) REQUIRE(Attached() == now);
+    };
+    for (int i = 0; i < kSteps; ++i) {
+      PyThreadState* before = now;
+      switch (random() % 4) {
+        case 0:
+          if (!steps.empty()) undo();
+          break;
+        case 1:
+          if (before == nullptr || random() % 2 == 0) break;
+          PyEval_SaveThread();
+          now = nullptr;
+          steps.push_back({before, nullptr});
+          break;
+        default: {
+          if (steps.size() > 8) break;
+          auto& wanted = interpreters[random() % kInterpreters];
+          PyThreadStateToken* token =
+              random() % 2 == 0 ? PyThreadState_Ensure(wanted.guard)
+                                : PyThreadState_EnsureFromView(wanted.view);
+          REQUIRE(token != nullptr && AttachedId() == wanted.id);
+          now = Attached();
+          if (before != nullptr && before->interp == now->interp)
+            REQUIRE(now == before);
+          steps.push_back({before, token});
+          CallPython();
+        }
+      }
+    }
+    while (!steps.empty()) undo();
+  };
+  Detached([&] {
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < kThreads; ++t)
+      threads.emplace_back(walk,
+                           static_cast<unsigned>(argument) * kThreads + t);
+    for (auto& thread : threads) thread.join();
+  });
+  for (auto& interpreter : interpreters) {
+    PyInterpreterGuard_Close(interpreter.guard);
+    PyInterpreterView_Close(interpreter.view);
+  }
+  while (!subs.empty()) {
+    PyThreadState_Swap(subs.back().state());
+    subs.back().End();
+    subs.pop_back();
+  }
+  REQUIRE(Attached() == main_state);
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(Pep788Test, RandomWalksOfThreadsThroughInterpreters) {
+  for (int seed = 1; seed <= 5; ++seed)
+    ASSERT_EQ(RunChild("RandomWalks", seed), Clean()) << "seed " << seed;
 }
 
 // --- Fork ---

@@ -4,6 +4,8 @@
 
 /* 3.12+: each attach makes its state the one that PyGILState finds. */
 #define ATTACH_REBINDS_GILSTATE (PY_VERSION_HEX >= 0x030C0000)
+/* 3.11: out of memory PyThreadState_New() crashes, between these two steps. */
+#define NEW_STATE_NEEDS_MEMORY (PY_VERSION_HEX < 0x030C0000)
 /* 3.12+: a pending exception is one object; before, three pointers. */
 #define ERROR_IS_ONE_OBJECT (PY_VERSION_HEX >= 0x030C0000)
 /* 3.12+: Py_AddPendingCall always means the main interpreter. */
@@ -99,9 +101,20 @@ uint64_t ph_port_state_id(port_state *state) {
 
 /* --- Thread states --- */
 
+#if NEW_STATE_NEEDS_MEMORY
+/* Not in a public header. */
+PyAPI_FUNC(void) _PyThreadState_SetCurrent(PyThreadState *);
+
+port_state *ph_port_state_new(port_interp *interp) {
+  PyThreadState *state = _PyThreadState_Prealloc(interp);
+  if (state != NULL) _PyThreadState_SetCurrent(state);
+  return state;
+}
+#else
 port_state *ph_port_state_new(port_interp *interp) {
   return PyThreadState_New(interp);
 }
+#endif
 
 void ph_port_state_delete_attached(port_state *state) {
   PyThreadState_Clear(state);
@@ -276,9 +289,12 @@ pyhold_status ph_port_register_gate(void *cookie) {
     ok = register_gate(cookie);
     PyErr_SetInterrupt();
   }
-  if (!ok)
-    status = PyErr_ExceptionMatches(PyExc_MemoryError) ? PYHOLD_ENOMEM
-                                                       : PYHOLD_EFINALIZING;
+  if (!ok) {
+    /* The plain RuntimeError: no memory for a lock, in the import. */
+    bool no_memory = PyErr_ExceptionMatches(PyExc_MemoryError) ||
+                     PyErr_Occurred() == PyExc_RuntimeError;
+    status = no_memory ? PYHOLD_ENOMEM : PYHOLD_EFINALIZING;
+  }
   PyErr_Clear();
   error_put_back(error);
   return status;
@@ -305,7 +321,7 @@ bool ph_port_adopt_main(void) {
   PyThreadState *own = PyGILState_GetThisThreadState();
   PyThreadState *state = own;
   if (own == NULL || own->interp != main_interp)
-    state = PyThreadState_New(main_interp);
+    state = ph_port_state_new(main_interp);
   if (state == NULL) return false;
   PyThreadState *before = PyThreadState_Swap(state);
   ph_registry_adopt_main(main_interp);

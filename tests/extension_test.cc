@@ -154,7 +154,7 @@ print('destroyed')
 TEST(ExtensionTest, ThreadsThatAskForTheMainInterpreterFindIt) {
   ChildResult result = RunScript(R"(
 import main_only
-print(main_only.call(lambda: None, 5))
+print(main_only.call(5))
 )");
   EXPECT_EQ(result, Clean());
   EXPECT_EQ(result.output, "5\n");
@@ -167,10 +167,27 @@ import threading
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
-print(module.call(lambda: None, 5))
+print(module.call(5))
 )");
   EXPECT_EQ(result, Clean());
   EXPECT_EQ(result.output, "5\n");
+#if PY_VERSION_HEX >= 0x030D0000
+  // The library is loaded once, for the first interpreter that wants it.
+  result = RunScript(R"(
+import _interpreters
+sub = _interpreters.create('isolated')
+def run(code):
+    error = _interpreters.run_string(sub, code)
+    assert error is None, error
+run('import main_only')
+import main_only
+print(main_only.call(5))
+run('assert main_only.call(5) == 5')
+_interpreters.destroy(sub)
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_EQ(result.output, "5\n");
+#endif
 }
 
 }  // namespace

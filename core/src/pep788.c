@@ -39,15 +39,13 @@ static PyThreadStateToken *token_for(pyhold_status status) {
   return status == PYHOLD_OK ? &some : NULL;
 }
 
-/* A module that is imported into the main interpreter makes that known. So code
- * that knows no better than PyInterpreterView_FromMain() on some thread need not
- * have another view made before. Python code cannot run here: the dynamic
- * linker's lock is held. */
+/* A module that is imported makes the main interpreter known. So code that knows
+ * no better than PyInterpreterView_FromMain() on some thread need not have
+ * another view made before. Python code cannot run here: the dynamic linker's
+ * lock is held. */
 __attribute__((constructor)) static void loaded(void) {
-  port_state *maybe;
-  port_state *state = ph_port_current(&maybe);
-  if (state != NULL && ph_port_interp_is_main(ph_port_state_interp(state)))
-    ph_registry_adopt_main_later();
+  port_state *maybe; /* 3.11: a subinterpreter's; not of use */
+  if (ph_port_current(&maybe) != NULL) ph_registry_adopt_main_later();
 }
 
 PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void) {

@@ -122,8 +122,7 @@ bool ph_port_gate_is_late(void);
  * False: no memory, or too many such calls are pending. */
 bool ph_port_adopt_main(void);
 
-/* The same, but never now, and without running Python code. Requires: attached to
- * the main interpreter. */
+/* The same, but never now, and without running Python code. */
 bool ph_port_adopt_main_later(void);
 
 /* Whether the process has other interpreters than this one. */

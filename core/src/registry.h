@@ -93,7 +93,7 @@ void ph_registry_interp_gone(void *cookie);
 void ph_registry_adopt_main(port_interp *main_interp);
 
 /* Have that called soon, if need be, without running Python code here.
- * Requires: attached to the main interpreter. */
+ * Requires: attached. */
 void ph_registry_adopt_main_later(void);
 
 #endif /* PYHOLD_SRC_REGISTRY_H_ */

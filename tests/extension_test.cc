@@ -190,4 +190,17 @@ _interpreters.destroy(sub)
 #endif
 }
 
+// A library that contains pyhold is loaded and let go of at once, as searches for
+// plugins do. What its import asked for comes afterwards.
+TEST(ExtensionTest, LibraryStaysLoaded) {
+  ChildResult result = RunScript(R"(
+import _ctypes
+_ctypes.dlclose(_ctypes.dlopen('tests/extension/main_only.so', 1))
+for i in range(1000): sum(range(10))
+print('alive')
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_EQ(result.output, "alive\n");
+}
+
 }  // namespace

@@ -203,6 +203,16 @@ def count():
       PyThreadState_Release(token);
       REQUIRE((PyGILState_GetThisThreadState() != nullptr) == kKeepsStates);
     }
+    // An exception that was left pending is not the next one's.
+    PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
+    PyErr_SetString(PyExc_ValueError, "nobody looked");
+    PyThreadStateToken* nested = PyThreadState_EnsureFromView(view);
+    PyThreadState_Release(nested);
+    REQUIRE(PyErr_ExceptionMatches(PyExc_ValueError));
+    PyThreadState_Release(token);
+    token = PyThreadState_EnsureFromView(view);
+    REQUIRE(PyErr_Occurred() == nullptr);
+    PyThreadState_Release(token);
   });
   PyInterpreterView_Close(view);
   REQUIRE(Py_FinalizeEx() == 0);
@@ -375,7 +385,9 @@ SCENARIO(PendingException) {
   PyErr_SetString(PyExc_ValueError, "the caller's");
   PyThreadState_Release(PyThreadState_EnsureFromView(view));
   PyThreadState_Release(PyThreadState_Ensure(guard));
-  PyInterpreterGuard_Close(PyInterpreterGuard_FromView(view));
+  PyInterpreterGuard* another = PyInterpreterGuard_FromView(view);
+  REQUIRE(another != nullptr);
+  PyInterpreterGuard_Close(another);
   PyInterpreterView_Close(PyInterpreterView_FromMain());
   PyInterpreterGuard_Close(guard);
   PyInterpreterView_Close(view);
@@ -399,6 +411,23 @@ TEST(Pep788Test, ReleaseBelowZeroIsFatalAndSaysSo) {
   ChildResult result = RunChild("ReleaseTooOften");
   EXPECT_EQ(result.signal, SIGABRT) << result;
   EXPECT_THAT(result.output, HasSubstr("PyThreadState_Release()"));
+}
+
+SCENARIO(ReleaseDetached) {
+  StartPython();
+  PyInterpreterView* view = PyInterpreterView_FromCurrent();
+  OnNewThread([&] {
+    PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
+    PyEval_SaveThread();
+    PyThreadState_Release(token);
+  });
+  return 0;
+}
+TEST(Pep788Test, ReleaseWithoutAThreadStateIsFatalAndSaysSo) {
+  ChildResult result = RunChild("ReleaseDetached");
+  EXPECT_EQ(result.signal, SIGABRT) << result;
+  EXPECT_THAT(result.output,
+              HasSubstr(kIsNative ? "PyThreadState_Release" : "pyhold: fatal"));
 }
 
 SCENARIO(FromCurrentDetached) {
@@ -612,14 +641,11 @@ SCENARIO(AskWhileItWaits) {
   std::thread thread([&] {
     begun.get_future().wait();
     // Here pyhold's gate closes sooner or later; what CPython says stays.
-    bool granted = true;
-    for (int i = 0; i < 1000000 && granted; ++i) {
+    for (int i = 0; !kGivesGuardsUntilTheEnd || i < 1000; ++i) {
       PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
-      granted = token != nullptr;
-      if (granted) PyThreadState_Release(token);
-      if (kGivesGuardsUntilTheEnd && i == 1000) break;
+      if (token == nullptr) break;
+      PyThreadState_Release(token);
     }
-    REQUIRE(granted == kGivesGuardsUntilTheEnd);
     PyInterpreterGuard* guard = PyInterpreterGuard_FromView(view);
     REQUIRE((guard != nullptr) == kGivesGuardsUntilTheEnd);
     if (guard != nullptr) PyInterpreterGuard_Close(guard);
@@ -801,6 +827,7 @@ SCENARIO(MainView) {
   REQUIRE(Attached() == sub.state());
   sub.End();
   PyInterpreterGuard* guard = PyInterpreterGuard_FromView(view);
+  REQUIRE(guard != nullptr);
   PyInterpreterGuard_Close(guard);
   REQUIRE(Py_FinalizeEx() == 0);
 
@@ -815,6 +842,74 @@ SCENARIO(MainView) {
 }
 TEST(Pep788Test, MainViewsBeforeAndAfterTheMainInterpreter) {
   EXPECT_EQ(RunChild("MainView"), Clean());
+}
+
+// A thread that is detached asks while others are attached, which 3.11 shows to
+// everyone; and again while Python ends.
+SCENARIO(MainViewWhileOthersAreAttached) {
+  StartPython();
+  PyThreadState* main_state = Attached();
+  SubInterpreter sub(SubInterpreter::kShared);
+  PyThreadState_Swap(main_state);
+  std::atomic<bool> asked{false}, ended{false};
+  std::thread thread([&] {
+    PyInterpreterView* view = PyInterpreterView_FromMain();
+    REQUIRE(view != nullptr);
+    int refused = 0;
+    while (refused < 1000 || !ended) {
+      PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
+      if (token != nullptr) {
+        CallPython();
+        PyThreadState_Release(token);
+      } else {
+        ++refused;
+      }
+      asked = true;
+      if (kIsNative) break;  // it might never end
+    }
+    PyInterpreterView_Close(view);
+  });
+  while (!asked) Exec("sum(range(1000))");
+  PyThreadState_Swap(sub.state());
+  sub.End();
+  REQUIRE(Py_FinalizeEx() == 0);
+  ended = true;
+  thread.join();
+  return 0;
+}
+TEST(Pep788Test, MainViewIsUsedWhileOtherThreadsAreAttached) {
+  EXPECT_EQ(RunChild("MainViewWhileOthersAreAttached"), Clean());
+}
+
+// A module's first view, where Python lets no gate be registered.
+SCENARIO(NoGate) {
+  StartPython();
+  Exec(R"(
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'atexit': raise ImportError(name)
+sys.modules.pop('atexit', None)
+sys.meta_path.insert(0, Finder())
+)");
+  PyInterpreterView* view = PyInterpreterView_FromCurrent();
+  REQUIRE((view != nullptr) == kIsNative);
+  REQUIRE(kIsNative || Raised(PyExc_MemoryError));
+  PyInterpreterGuard* guard = PyInterpreterGuard_FromCurrent();
+  REQUIRE((guard != nullptr) == kIsNative);
+  REQUIRE(kIsNative || Raised(PyExc_MemoryError));
+  if (kIsNative) PyInterpreterGuard_Close(guard);
+  Exec("sys.meta_path.pop(0)");
+  if (!kIsNative) view = PyInterpreterView_FromCurrent();
+  PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
+  REQUIRE(token != nullptr);
+  PyThreadState_Release(token);
+  PyInterpreterView_Close(view);
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(Pep788Test, ViewThatCannotHaveAGateIsAnErrorNow) {
+  EXPECT_EQ(RunChild("NoGate"), Clean());
 }
 
 SCENARIO(Again) {

@@ -1,6 +1,8 @@
 /* PEP 788's API over the core: see pep788.h, whose macros give these functions
  * link names of their own. */
+#ifndef PYHOLD_PEP788_FORCE
 #define PYHOLD_PEP788_FORCE
+#endif
 #define PY_SSIZE_T_CLEAN
 #include "../include/pyhold/pep788.h"
 
@@ -120,5 +122,6 @@ PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view) {
 
 void PyThreadState_Release(PyThreadStateToken *token) {
   if (token == NULL) ph_fatal("PyThreadState_Release(NULL)");
-  ph_thread_release("PyThreadState_Release() without an ensure to undo");
+  ph_thread_release("PyThreadState_Release() without an ensure to undo",
+                    /*forget_error=*/true);
 }

@@ -110,7 +110,8 @@ void *ph_port_cookie(port_interp *interp);
 void *ph_port_cookie_set(port_interp *interp, void *cookie);
 
 /* Register ph_registry_finalize(cookie) with the interpreter's atexit module.
- * OK; ENOMEM; EFINALIZING: it cannot be had any more. Runs Python code. */
+ * OK; EFINALIZING: it cannot be had any more; ENOMEM: it cannot be had now. Runs
+ * Python code. */
 pyhold_status ph_port_register_gate(void *cookie);
 
 /* Whether the atexit callbacks run or ran, so that one registered now would
@@ -130,6 +131,10 @@ bool ph_port_has_other_interps(void);
 
 /* Let Ctrl-C be noticed: true if it was, and has been reported. */
 bool ph_port_interrupted(void);
+
+/* Clear the pending exception, if any. Requires: attached. Runs Python
+ * destructors. */
+void ph_port_forget_error(void);
 
 /* Set a MemoryError, or, with a message, what CPython says of things that come too
  * late: these two are for pep788.c, whose functions set exceptions. */

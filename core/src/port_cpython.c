@@ -247,13 +247,14 @@ bool ph_port_gate_is_late(void) {
   if (_Py_IsFinalizing()) return true;
 #endif
   error_state error = error_put_aside();
-  bool late = false;
+  /* None: modules are torn down. (NULL: no memory.) */
+  bool late = PySys_GetObject("meta_path") == Py_None;
   PyObject *name = PyUnicode_FromString("threading");
   PyObject *threading = name != NULL ? PyImport_GetModule(name) : NULL;
   if (threading != NULL) {
     PyObject *mark = PyObject_GetAttrString(threading, "_SHUTTING_DOWN");
-    late = mark != NULL && PyObject_IsTrue(mark) == 1;
-    late = late && !joins_threads(threading);
+    if (mark != NULL && PyObject_IsTrue(mark) == 1)
+      late = late || !joins_threads(threading);
     Py_XDECREF(mark);
     Py_DECREF(threading);
   }
@@ -289,13 +290,9 @@ pyhold_status ph_port_register_gate(void *cookie) {
     ok = register_gate(cookie);
     PyErr_SetInterrupt();
   }
-  if (!ok) {
-    /* The plain RuntimeError: no memory for a lock, in the import. */
-    bool no_memory = PyErr_ExceptionMatches(PyExc_MemoryError) ||
-                     PyErr_Occurred() == PyExc_RuntimeError;
-    status = no_memory ? PYHOLD_ENOMEM : PYHOLD_EFINALIZING;
-  }
   PyErr_Clear();
+  /* What else it is for want of: memory, stack, an importer that lets one. */
+  if (!ok) status = ph_port_gate_is_late() ? PYHOLD_EFINALIZING : PYHOLD_ENOMEM;
   error_put_back(error);
   return status;
 }
@@ -361,6 +358,10 @@ bool ph_port_interrupted(void) {
   Py_XDECREF(what);
 #endif
   return true;
+}
+
+void ph_port_forget_error(void) {
+  if (PyErr_Occurred()) PyErr_Clear();
 }
 
 void ph_port_raise_no_memory(void) { PyErr_NoMemory(); }

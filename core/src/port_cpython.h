@@ -41,9 +41,10 @@ static inline void ph_port_attach(PyThreadState *state) {
 }
 
 static inline void ph_port_detach(PyThreadState *state) {
-  if (PyEval_SaveThread() != state)
+  if (!ph_port_is_attached(state))
     ph_fatal(
-        "a guard ends while another thread state than its own is attached");
+        "an ensure or a guard ends while not its thread state is attached");
+  PyEval_SaveThread();
 }
 
 #endif /* PYHOLD_SRC_PORT_CPYTHON_H_ */

@@ -2,6 +2,7 @@
 #include "registry.h"
 
 #include <assert.h>
+#include <dlfcn.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
@@ -140,6 +141,13 @@ static bool main_is_ready(void) {
   return true;
 }
 
+void ph_registry_stay_loaded(void) {
+  Dl_info here;
+  /* A program is no library, and is not found: it needs nothing. */
+  if (dladdr((void *)(uintptr_t)ph_registry_stay_loaded, &here) != 0)
+    (void)dlopen(here.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
 /* Make what the cookie is for. NULL: no memory, or too late (`*status`). */
 static struct record *adopt_new(port_interp *interp, pyhold_status *status) {
   struct record *r = record_new(interp);
@@ -159,6 +167,7 @@ static struct record *adopt_new(port_interp *interp, pyhold_status *status) {
   records = r;
   ph_unlock();
 
+  ph_registry_stay_loaded();
   struct record *winner = ph_port_cookie_set(interp, r);
   if (winner == r) return r;
   /* Another thread was first, or there is no memory. Nobody saw ours, but the
@@ -234,7 +243,9 @@ void ph_registry_adopt_main(port_interp *main_interp) {
 
 void ph_registry_adopt_main_later(void) {
   /* No memory, or too many such calls: then it is as if nobody had asked. */
-  if (!main_is_ready()) (void)ph_port_adopt_main_later();
+  if (main_is_ready()) return;
+  ph_registry_stay_loaded();
+  (void)ph_port_adopt_main_later();
 }
 
 /* --- Lookup --- */

@@ -221,9 +221,10 @@ bool ph_thread_is_attached(const struct record *r) {
 pyhold_status ph_thread_adopt_main(struct record **out) {
   struct record *r = ph_registry_find_main();
   if (r == NULL) {
-    /* Perhaps the caller is attached to it. */
+    /* Perhaps the caller is attached to it. (It does not vouch for that here:
+     * on 3.11 what is current may be another thread's.) */
+    if (attached_state(&self) == NULL) return PYHOLD_ENOINTERP;
     pyhold_status status = ph_thread_adopt_current(&r);
-    if (status == PYHOLD_EDETACHED) return PYHOLD_ENOINTERP;
     if (status != PYHOLD_OK) return status;
     if (!r->is_main) {
       ph_record_unref(r);
@@ -646,10 +647,14 @@ pyhold_status ph_thread_ensure(struct record *r, enum entry entry,
   return status;
 }
 
-void ph_thread_release(const char *call) {
+void ph_thread_release(const char *call, bool forget_error) {
   struct thread *t = &self;
   if (t->top == NULL || !(t->top->flags & OWNED)) ph_fatal(call);
   pyhold_frame *frame = t->top;
+  if (forget_error && (frame->flags & USES) && frame->slot->uses == 1 &&
+      frame->slot->persistent == 0 && !is_dead(frame->slot->record) &&
+      ph_port_is_attached(frame->state))
+    ph_port_forget_error(); /* runs destructors, which may ensure */
   frame->flags &= ~(unsigned)OWNED;
   pyhold_frame_leave(frame);
   frame->outer = t->spare;
@@ -657,7 +662,8 @@ void ph_thread_release(const char *call) {
 }
 
 void pyhold_thread_release(void) {
-  ph_thread_release("pyhold_thread_release() without an ensure to undo");
+  ph_thread_release("pyhold_thread_release() without an ensure to undo",
+                    /*forget_error=*/false);
 }
 
 pyhold_status pyhold_thread_set_daemon(bool daemon) {

@@ -60,8 +60,10 @@ pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *record,
 /* The same with a frame of the thread's own, for pyhold_thread_ensure(). */
 pyhold_status ph_thread_ensure(struct record *record, enum entry entry,
                                pyhold_keep keep);
-/* Undo it. `call` is what the fatal error says if there is nothing to undo. */
-void ph_thread_release(const char *call);
+/* Undo it. `call` is what the fatal error says if there is nothing to undo. With
+ * `forget_error` the thread's next ensure does not find an exception that this
+ * one leaves pending in a state that pyhold keeps. */
+void ph_thread_release(const char *call, bool forget_error);
 
 /* See pyhold_thread_state_new(). */
 pyhold_status ph_thread_state_new(struct record *record,

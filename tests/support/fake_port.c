@@ -191,6 +191,8 @@ bool ph_port_adopt_main(void) {
 
 bool ph_port_adopt_main_later(void) { return ph_port_adopt_main(); }
 
+void ph_port_forget_error(void) {}
+
 bool ph_port_interrupted(void) { return atomic_exchange(&interrupted, false); }
 
 void *ph_port_guard_take(void) {

@@ -88,7 +88,9 @@ typedef struct pyhold_interp pyhold_interp;
  * Returns:   OK, EDETACHED;
  *            EFINALIZING  the gate has closed, also when the caller is inside
  *                         an ensure that got in before;
- *            ENOMEM       (only the first call for an interpreter).
+ *            ENOMEM       (only the first call for an interpreter; also when
+ *                         it lets no gate be registered for another reason, as
+ *                         at the limit of its recursion: ask again).
  * Owns:      the caller owns *out; pass it once to pyhold_interp_release() or
  *            pyhold_thread_ensure().
  * Forgotten: the interpreter waits for this hold at its end, for ever.
@@ -155,7 +157,7 @@ typedef struct pyhold_view pyhold_view;
  *            another thread is attached" only where no subinterpreter exists;
  *            elsewhere the caller vouches for it.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, EDETACHED, ENOMEM;
+ * Returns:   OK, EDETACHED, ENOMEM as pyhold_interp_hold();
  *            EFINALIZING  pyhold never met it, and its atexit callbacks run
  *            already: too late for a gate. (Where nothing imported threading
  *            this cannot be told, and the view is made without one.)

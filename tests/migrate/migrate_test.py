@@ -58,9 +58,9 @@ void Foo::Bar(const std::string& arg) const {
 """,
      """\
 #include <Python.h>
+#include <pyhold/pyhold.h>
 
 #include <string>  // for names
-#include <pyhold/pyhold.h>
 
 namespace spam {
 void Foo::Bar(const std::string& arg) const {
@@ -138,6 +138,63 @@ void f(void) {
   Py_END_ALLOW_THREADS
   PyThreadState_Release(s);
   return;
+}
+"""),
+    ("what stays before it in C", ".c",
+     """\
+#include <Python.h>
+void f(void *arg, int n) {
+  struct data *d = (struct data *)arg, *other = (struct data *)(arg);
+  int sizes[2] = {sizeof(*d), n + d->n}, m;
+  const char *code = "lock (1)";
+  (void)m;
+  assert(d != NULL);
+  if (!Py_IsInitialized() || n == 0) { return; }
+  PyGILState_STATE s = PyGILState_Ensure();
+  work(d, other, code);
+  PyGILState_Release(s);
+}
+""",
+     """\
+#include <Python.h>
+#include <pyhold/pep788.h>
+void f(void *arg, int n) {
+  struct data *d = (struct data *)arg, *other = (struct data *)(arg);
+  int sizes[2] = {sizeof(*d), n + d->n}, m;
+  const char *code = "lock (1)";
+  (void)m;
+  assert(d != NULL);
+  if (!Py_IsInitialized() || n == 0) { return; }
+  PyThreadStateToken *s = PyThreadState_EnsureFromView(view);
+  if (s == NULL) return;
+  work(d, other, code);
+  PyThreadState_Release(s);
+}
+"""),
+    ("what stays before it in C++, and known names between", ".cc",
+     """\
+#include <Python.h>
+void f(void* arg, std::mutex& m) {
+  std::lock_guard<std::mutex> lock(m);
+  auto* data = static_cast<Data*>(arg);
+  const std::string name{data->name};
+  PyGILState_STATE s = PyGILState_Ensure();
+  Py_buffer buffer; Py_ssize_t n = 0; PyObject_Holder* h = 0; PyConfig config;
+  Work(name); work((data)); f(1); f(nullptr); f(SIGINT); Py_DECREF(global);
+  PyGILState_Release(s);
+}
+""",
+     """\
+#include <Python.h>
+#include <pyhold/pyhold.h>
+void f(void* arg, std::mutex& m) {
+  std::lock_guard<std::mutex> lock(m);
+  auto* data = static_cast<Data*>(arg);
+  const std::string name{data->name};
+  pyhold::ThreadStateGuard s(view);
+  if (!s) return;
+  Py_buffer buffer; Py_ssize_t n = 0; PyObject_Holder* h = 0; PyConfig config;
+  Work(name); work((data)); f(1); f(nullptr); f(SIGINT); Py_DECREF(global);
 }
 """),
     ("a header for both languages, with a guard of its own", ".h",
@@ -365,18 +422,60 @@ void f() {
     def test_refusals_that_need_a_view_or_bytes(self):
         pair = "#include <Python.h>\nvoid f(void) {\n  PyGILState_STATE s = PyGILState_Ensure();\n" \
                "%s  PyGILState_Release(s);\n}\n"
-        self.check_refusal(pair % "", "s stands in --view, too", view="job->s")
-        self.check_refusal(pair % "  Thing t; // \xe9\n", "destructor of `Thing t`", ".cc")
+        self.check_refusal(pair % "", "s of --view stands in its function", view="job(s)")
+        self.check_refusal(pair % "  Thing t; // \xe9\n", "`Thing t` may declare", ".cc")
         self.check_refusal((pair % "  if (x) return;\n").replace("\n", "\r\n"), "return stands")
         self.check_refusal((pair % "").replace("#include", "#if 1\n#include") + "#endif\n",
-                           "no #include outside of #if")
+                           "Python.h is not included before it, outside of #if")
         self.check_refusal((pair % "  char c = '\n';\n"), "has no end")
         self.check_refusal((pair % "/*"), "has no end")
         self.check_refusal((pair % "").replace("void f", "extern \"C\" {\nvoid f", 1), "balance", ".cc")
         self.check_refusal((pair % "").replace("#include <Python.h>", "extern \"C\" {\n"
-                           "#include <Python.h>\n}"), "no #include outside", ".cc")
+                           "#include <Python.h>\n}"), "outside of #if and blocks", ".cc")
         self.check_refusal("#include <Python.h>\n#define PyGILState_Ensure mine\n"
                            + (pair % ""), "is a macro of this file")
+
+    def test_names_of_the_view_that_the_function_has_are_not_taken_for_it(self):
+        text = "#include <Python.h>\nvoid f(%s) {\n  %s\n  PyGILState_STATE s = " \
+               "PyGILState_Ensure();\n  %s\n  PyGILState_Release(s);\n}\n"
+        for parts in (("struct ctx *view", "", ""), ("int n", "int view = n;", ""),
+                      ("int n", "", "int view = n;"), ("int view", "", "")):
+            for view in "view", "*view", "other->a(view)", "view->a":
+                self.check_refusal(text % parts, "view of --view stands in its function", view=view)
+        self.check_refusal("#include <Python.h>\nvoid f(View* view) {\n  Run([=] { PyGILState_STATE s"
+                           " = PyGILState_Ensure(); PyGILState_Release(s); });\n}\n",
+                           "view of --view stands in its function", ".cc")
+        path = self.file("a.cc", text % ("Job* job", "", "job->view = this->view + view::n;"))
+        self.assertIn(b"1 rewritten", self.fix(path, "view").stderr)
+        path = self.file("a.cc", text % ("Job* pyhold_view, int n", "", "this->f(n); spam::f(n);"))
+        self.assertIn(b"1 rewritten", self.fix(path, "this->n(spam::view)").stderr)
+
+    def test_include_goes_only_where_python_is_included(self):
+        pair = "void f(void) {\n  PyGILState_STATE s = PyGILState_Ensure();\n" \
+               "  PyGILState_Release(s);\n}\n"
+        new = "#include <pyhold/pep788.h>\n"
+        in_if = "Python.h is not included before it, outside of #if"
+        for before, after in [
+                ("#include <a.h>\n#define PY_SSIZE_T_CLEAN\n#include \"Python.h\"\n",
+                 "#include <b.h>\n#if B\n#include <c.h>\n#endif\n"),
+                ("#include <python3/Python.h>\n", "#if A\n#include <b.h>\n#endif\n"),
+                ("#if A\n#include <Python.h>\n#endif\n#include <Python.h>\n", ""),
+                ("#include <a.h>\n#include \"all.h\"\n", ""),
+                ("#define PY_SSIZE_T_CLEAN\n#include \"all.h\"\n", "#define B\n")]:
+            path = self.file("a.c", before + after + pair)
+            self.fix(path)
+            self.assertTrue(path.read_text().startswith(before + new + after), path.read_text())
+        for text, reason in [
+                ("#include <a.h>\n#ifdef PY\n#define PY_SSIZE_T_CLEAN\n#include <Python.h>\n"
+                 + pair + "#endif\n", in_if),
+                ("#include <a.h>\n#ifdef PY\n#include <Python.h>\n#endif\n" + pair, in_if),
+                ("#include <a.h>\n" + pair + "#include <Python.h>\n", in_if),
+                ("#include <a.h>\n#ifdef PY\n#include \"py.h\"\n#endif\n" + pair,
+                 "no #include outside of #if"),
+                ("#include <a.h>\n#ifdef PY\n" + pair + "#endif\n", "it stands in #if"),
+                ("#include <a.h>\n#define PY_SSIZE_T_CLEAN\n" + pair, "PY_SSIZE_T_CLEAN is defined"),
+                (pair, "no #include outside of #if")]:
+            self.check_refusal(text, reason)
 
     def test_raw_strings_are_strings_in_cplusplus_only(self):
         text = '#include <Python.h>\nconst char *s = R"(\nvoid f(void) {\n' \

@@ -199,6 +199,115 @@ TEST(Suite, Name) {
   PyGILState_Release(gil);
 }
 
+void LockedBefore(std::mutex& mutex) {
+  mutex.lock();
+  PyGILState_STATE gil = PyGILState_Ensure();
+  Work(nullptr);
+  mutex.unlock();
+  PyGILState_Release(gil);
+}
+
+void LockedBeforeByAFunction(std::mutex& a, std::mutex& b) {
+  std::lock(a, b);
+  PyGILState_STATE gil = PyGILState_Ensure();
+  a.unlock();
+  b.unlock();
+  PyGILState_Release(gil);
+}
+
+void NewBefore() {
+  auto* thing = new Thing;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  delete thing;
+  PyGILState_Release(gil);
+}
+
+void ConstructorIsGivenWhatWasTaken(void* arg) {
+  Pointer p(Take(arg));
+  PyGILState_STATE gil = PyGILState_Ensure();
+  Give(p);
+  PyGILState_Release(gil);
+}
+
+void LambdaBefore(std::mutex& arg) {
+  auto give = [&] { arg.lock(); };
+  PyGILState_STATE gil = PyGILState_Ensure();
+  Work(nullptr);
+  PyGILState_Release(gil);
+}
+
+void LocalClass() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  struct Local { ~Local() {} } local;
+  PyGILState_Release(gil);
+}
+
+void LocalClassWithAValue() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  class Local { int n; } local = {};
+  PyGILState_Release(gil);
+}
+
+void NamelessClass() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  struct : Thing {} thing;
+  PyGILState_Release(gil);
+}
+
+void NamelessUnion() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  union { Thing thing; } u;
+  PyGILState_Release(gil);
+}
+
+void AfterALabel() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+label: Thing thing;
+  PyGILState_Release(gil);
+}
+
+void InBrackets() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  Thing(thing);
+  PyGILState_Release(gil);
+}
+
+void InMoreBrackets() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  Holder<int>((thing)), other;
+  PyGILState_Release(gil);
+}
+
+void ArrayInBrackets() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  ns::Thing(things[2]);
+  PyGILState_Release(gil);
+}
+
+void ConstInBrackets(Thing& thing) {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  const Thing(thing);
+  PyGILState_Release(gil);
+}
+
+void ReferenceInBrackets() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  Thing(&&thing) = Thing();
+  PyGILState_Release(gil);
+}
+
+void NamedAsIfPythons() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  PyObject_Holder holder;
+  PyGILState_Release(gil);
+}
+
+void NamedLikeAPython() {
+  PyGILState_STATE gil = PyGILState_Ensure();
+  PyRef ref{nullptr};
+  PyGILState_Release(gil);
+}
+
 auto pointer = &PyGILState_Ensure;
 using Ensure = decltype(PyGILState_Ensure);
 

@@ -286,3 +286,119 @@ void looks_first(void) {
 void only_asks(void) {
   if (!Py_IsInitialized()) Py_Initialize();
 }
+
+void locked_before(pthread_mutex_t *mutex) {
+  pthread_mutex_lock(mutex);
+  PyGILState_STATE gil = PyGILState_Ensure();
+  PyRun_SimpleString("work()");
+  pthread_mutex_unlock(mutex);
+  PyGILState_Release(gil);
+}
+
+void taken_before(void *arg) {
+  char *copy = strdup(arg);
+  PyGILState_STATE gil = PyGILState_Ensure();
+  PyRun_SimpleString(copy);
+  free(copy);
+  PyGILState_Release(gil);
+}
+
+void tried_before(pthread_mutex_t *mutex) {
+  if (pthread_mutex_trylock(mutex)) return;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  PyRun_SimpleString("work()");
+  pthread_mutex_unlock(mutex);
+  PyGILState_Release(gil);
+}
+
+void called_through_a_pointer_before(struct lock *lock) {
+  (*lock->take)(lock);
+  PyGILState_STATE gil = PyGILState_Ensure();
+  lock->give(lock);
+  PyGILState_Release(gil);
+}
+
+void member_is_set_before(struct job *job) {
+  job->busy = 1;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  PyRun_SimpleString("work()");
+  job->busy = 0;
+  PyGILState_Release(gil);
+}
+
+void global_is_set_before(void) {
+  busy = 1;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  PyRun_SimpleString("work()");
+  busy = 0;
+  PyGILState_Release(gil);
+}
+
+void set_and_set_back(void) {
+  int was = busy;
+  busy = 1;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  PyRun_SimpleString("work()");
+  busy = was;
+  PyGILState_Release(gil);
+}
+
+void added_before(struct job *job) {
+  int n = job->n += 1;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  job->n = n - 1;
+  PyGILState_Release(gil);
+}
+
+void counted_before(void) {
+  int n = ++depth;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  depth = n - 1;
+  PyGILState_Release(gil);
+}
+
+void set_on_the_way_before(struct job *job) {
+  int n = job->busy = 1;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  job->busy = n - 1;
+  PyGILState_Release(gil);
+}
+
+void branch_before(struct job *job, int n) {
+  if (n) job->busy = 1;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  job->busy = 0;
+  PyGILState_Release(gil);
+}
+
+void else_before(int n) {
+  if (n == 0) return;
+  else busy = 1;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  busy = 0;
+  PyGILState_Release(gil);
+}
+
+void attribute_before(struct job *job) {
+  must_check take(job);
+  PyGILState_STATE gil = PyGILState_Ensure();
+  give(job);
+  PyGILState_Release(gil);
+}
+
+void macro_before(void) {
+  LOCK_ALL
+  int n = 1;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  unlock_all(n);
+  PyGILState_Release(gil);
+}
+
+#define locked_int int locked = lock(),
+
+void macro_in_small_letters_before(void) {
+  locked_int n = 1;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  unlock(locked);
+  PyGILState_Release(gil);
+}

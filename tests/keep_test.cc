@@ -122,6 +122,56 @@ TEST(KeepTest, PyGILStateUsesTheKeptStateAndLeavesIt) {
   EXPECT_EQ(RunChild("PyGILStateUsesTheKeptState"), Clean());
 }
 
+SCENARIO(ExceptionIsLeft) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  Exec(R"(
+import sys
+told = []
+sys.unraisablehook = lambda u: told.append((u.exc_type, str(u.err_msg), repr(u.object)))
+)");
+  OnNewThread([&] {
+    {
+      ThreadStateGuard guard(view);
+      {
+        ThreadStateGuard nested(view);
+        PyErr_SetString(PyExc_ValueError, "nobody looks");
+      }
+      REQUIRE(PyErr_ExceptionMatches(PyExc_ValueError));  // the outer one may
+    }
+    {
+      ThreadStateGuard guard(view);
+      REQUIRE(PyErr_Occurred() == nullptr);
+      REQUIRE(Eval("len(told) == 1 and told[0][0] is ValueError") == 1);
+      REQUIRE(Eval("'keep_test.cc:' in told[0][1] + told[0][2]") == 1);
+    }
+    {  // a state that it owns, and the C API, which Cython builds on
+      PersistentThreadState state(view);
+      for (bool is_second : {false, true}) {
+        ThreadStateGuard guard(view);
+        REQUIRE((PyErr_Occurred() != nullptr) == is_second);
+        PyErr_SetString(PyExc_KeyError, "for later");
+      }
+      ThreadStateGuard guard(view);
+      PyErr_Clear();
+    }
+    for (bool is_second : {false, true}) {
+      REQUIRE(pyhold_thread_ensure_view(view.raw()) == PYHOLD_OK);
+      REQUIRE((PyErr_Occurred() != nullptr) == is_second);
+      PyErr_SetString(PyExc_KeyError, "for later");
+      pyhold_thread_release();
+    }
+    ThreadStateGuard guard(view);
+    PyErr_Clear();
+    REQUIRE(Eval("len(told)") == 1);
+  });
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(KeepTest, ExceptionThatAGuardLeavesIsReportedAndNotTheNextOnes) {
+  EXPECT_EQ(RunChild("ExceptionIsLeft"), Clean());
+}
+
 // --- Threads that exit ---
 
 SCENARIO(NextThreadReclaims) {

@@ -76,6 +76,9 @@ bool ph_port_exit_deletes_state(void);
 /* Whether this thread is attached to `state`, which is its own. */
 PH_PORT_HOT bool ph_port_is_attached(port_state *state);
 
+/* Whether an exception is pending in `state`, which this thread is attached to. */
+PH_PORT_HOT bool ph_port_has_error(port_state *state);
+
 /* Whether `state`, which is this thread's own, can be attached as things are:
  * the thread is detached, and ph_port_displaced_by(state) is NULL. May be false
  * for no reason. */
@@ -135,6 +138,8 @@ bool ph_port_interrupted(void);
 /* Clear the pending exception, if any. Requires: attached. Runs Python
  * destructors. */
 void ph_port_forget_error(void);
+/* The same, with word of it to sys.unraisablehook. */
+void ph_port_report_error(const char *file, int line);
 
 /* Set a MemoryError, or, with a message, what CPython says of things that come too
  * late: these two are for pep788.c, whose functions set exceptions. */

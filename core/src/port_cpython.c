@@ -6,8 +6,6 @@
 #define ATTACH_REBINDS_GILSTATE (PY_VERSION_HEX >= 0x030C0000)
 /* 3.11: out of memory PyThreadState_New() crashes, between these two steps. */
 #define NEW_STATE_NEEDS_MEMORY (PY_VERSION_HEX < 0x030C0000)
-/* 3.12+: a pending exception is one object; before, three pointers. */
-#define ERROR_IS_ONE_OBJECT (PY_VERSION_HEX >= 0x030C0000)
 /* 3.12+: Py_AddPendingCall always means the main interpreter. */
 #define PENDING_CALLS_ARE_MAINS (PY_VERSION_HEX >= 0x030C0000)
 /* 3.13+: public names for what was private. */
@@ -362,6 +360,21 @@ bool ph_port_interrupted(void) {
 
 void ph_port_forget_error(void) {
   if (PyErr_Occurred()) PyErr_Clear();
+}
+
+void ph_port_report_error(const char *file, int line) {
+#if HAS_GET_UNCHECKED
+  PyErr_FormatUnraisable("Exception left pending in a guard of pyhold (%s:%d)",
+                         file != NULL ? file : "?", line);
+#else
+  error_state error = error_put_aside();
+  PyObject *where = PyUnicode_FromFormat("a guard of pyhold (%s:%d)",
+                                         file != NULL ? file : "?", line);
+  PyErr_Clear();
+  error_put_back(error);
+  PyErr_WriteUnraisable(where);
+  Py_XDECREF(where);
+#endif
 }
 
 void ph_port_raise_no_memory(void) { PyErr_NoMemory(); }

@@ -14,12 +14,22 @@
 
 /* 3.11: the current thread state is one global, not one for each thread. */
 #define CURRENT_IS_GLOBAL (PY_VERSION_HEX < 0x030C0000)
+/* 3.12+: a pending exception is one object; before, three pointers. */
+#define ERROR_IS_ONE_OBJECT (PY_VERSION_HEX >= 0x030C0000)
 
 static inline bool ph_port_is_attached(PyThreadState *state) {
 #if CURRENT_IS_GLOBAL
   return _PyThreadState_UncheckedGet() == state;
 #else
   return state->_status.active;
+#endif
+}
+
+static inline bool ph_port_has_error(PyThreadState *state) {
+#if ERROR_IS_ONE_OBJECT
+  return state->current_exception != NULL;
+#else
+  return state->curexc_type != NULL;
 #endif
 }
 

@@ -560,8 +560,19 @@ static void delete_attached(struct thread *t, struct pyhold_slot *slot) {
   slot->state = NULL;
 }
 
+/* Whether an exception that is pending when a guard ends would be met by the
+ * thread's next one, in a state that nobody but pyhold has. The C API's calls may
+ * pass one on: Cython does. */
+static bool leaves_error(const pyhold_frame *frame) {
+  return (frame->flags & (USES | OWNED)) == USES && frame->slot->uses == 1 &&
+         frame->slot->persistent == 0 && ph_port_is_attached(frame->state) &&
+         ph_port_has_error(frame->state);
+}
+
 static void undo_attach(struct thread *t, pyhold_frame *frame) {
   struct pyhold_slot *slot = frame->slot;
+  if (!is_dead(slot->record) && leaves_error(frame))
+    ph_port_report_error(frame->file, frame->line);
   if (frame->flags & USES) --slot->uses;
   if (is_dead(slot->record) && attached_state(t) != frame->state) {
     /* This thread itself finalized the interpreter meanwhile, or the wait was
@@ -604,11 +615,12 @@ NOINLINE static void leave_slowly(struct thread *t, pyhold_frame *frame) {
 NOINLINE static void leave_outermost(struct thread *t, pyhold_frame *frame) {
   struct pyhold_slot *slot = frame->slot;
   unsigned flags = frame->flags;
-  if ((flags & ~(unsigned)(ATTACHED | USES)) != TOOK ||
+  if ((flags & ~(unsigned)(ATTACHED | USES | OWNED)) != TOOK ||
       ((flags & USES) && !slot->keep) ||
       /* relaxed: this thread is protected; unless it closed the gate itself, or
        * the wait was given up. */
-      atomic_load_explicit(&slot->record->gate.closed, memory_order_relaxed)) {
+      atomic_load_explicit(&slot->record->gate.closed, memory_order_relaxed) ||
+      ((flags & USES) && ph_port_has_error(frame->state))) {
     leave_slowly(t, frame);
     return;
   }
@@ -618,14 +630,18 @@ NOINLINE static void leave_outermost(struct thread *t, pyhold_frame *frame) {
   unprotect(slot);
 }
 
+static inline void leave(struct thread *t, pyhold_frame *frame) {
+  if ((frame->flags & ~(unsigned)OWNED) == 0)
+    t->top = frame->outer;
+  else
+    leave_outermost(t, frame);
+}
+
 void pyhold_frame_leave(pyhold_frame *frame) {
   struct thread *t = &self;
   if (t->top != frame || (frame->flags & OWNED))
     ph_fatal("a guard was left that is not this thread's newest");
-  if (frame->flags == 0)
-    t->top = frame->outer;
-  else
-    leave_outermost(t, frame);
+  leave(t, frame);
 }
 
 pyhold_status ph_thread_ensure(struct record *r, enum entry entry,
@@ -655,8 +671,7 @@ void ph_thread_release(const char *call, bool forget_error) {
       frame->slot->persistent == 0 && !is_dead(frame->slot->record) &&
       ph_port_is_attached(frame->state))
     ph_port_forget_error(); /* runs destructors, which may ensure */
-  frame->flags &= ~(unsigned)OWNED;
-  pyhold_frame_leave(frame);
+  leave(t, frame);
   frame->outer = t->spare;
   t->spare = frame;
 }

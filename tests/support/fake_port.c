@@ -192,6 +192,13 @@ bool ph_port_adopt_main(void) {
 bool ph_port_adopt_main_later(void) { return ph_port_adopt_main(); }
 
 void ph_port_forget_error(void) {}
+void ph_port_report_error(const char *file, int line) {
+  (void)file, (void)line;
+}
+bool ph_port_has_error(port_state *state) {
+  (void)state;
+  return false;
+}
 
 bool ph_port_interrupted(void) { return atomic_exchange(&interrupted, false); }
 

@@ -277,6 +277,8 @@ pyhold_thread_ensure_view(pyhold_view *view);
  * Blocks:    until the GIL is free, if another interpreter was set aside.
  *            Deleting a thread state runs Python destructors, which may call
  *            pyhold again.
+ * Forgotten: an exception that is pending: in a kept state it stays so, for the
+ *            thread's next ensure.
  * Spec:      PEP 788 (draft), PyThreadState_Release. */
 PYHOLD_API void pyhold_thread_release(void);
 
@@ -346,7 +348,9 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_frame_detach(pyhold_frame *frame, const char *file, int line);
 
-/* Undo a frame that was entered with OK. As pyhold_thread_release().
+/* Undo a frame that was entered with OK. As pyhold_thread_release(). An exception
+ * that is pending in a state that nobody but pyhold has is reported
+ * (sys.unraisablehook) and cleared: it is not for the thread's next frame.
  * Aborts:    when `frame` is not this thread's newest. */
 PYHOLD_API void pyhold_frame_leave(pyhold_frame *frame);
 

@@ -24,6 +24,9 @@ namespace pyhold {
 // (*) The state is kept for the thread's next guard, or deleted: see
 // pyhold_keep.
 //
+// An exception that is pending at its end, in a state that the guard made or that
+// was kept, goes to sys.unraisablehook: the thread's next guard starts without it.
+//
 // Not for waiting: other Python threads stand still while it is attached. Put
 // a ThreadStateDetachGuard around whatever blocks.
 //

@@ -193,7 +193,7 @@ def print_table(result):
 
 def verdicts(results):
     """Prints one line for each target; returns whether all were reached."""
-    print("\n%-52s %-9s" % ("target", "limit") + "".join("%-16s" % r["python"] for r in results))
+    print("\n%-52s %-9s" % ("target", "limit") + "".join("%-21s" % r["python"] for r in results))
     missed = 0
     for target in TARGETS:
         cells = []
@@ -212,7 +212,7 @@ def verdicts(results):
             if most != target.get("most"):  # a limit of its own
                 cells[-1] += " (%g)" % most
         default = ("<= %g" % target["most"]) if "most" in target else (">= %g" % target["least"])
-        print("%-52s %-9s" % (target["name"], default) + "".join("%-16s" % c for c in cells))
+        print("%-52s %-9s" % (target["name"], default) + "".join("%-21s" % c for c in cells))
     print("%d missed" % missed)
     return missed == 0
 

@@ -1,6 +1,8 @@
-/* The examples of PEP 788's first draft (April 2025), in its names: see
- * support/pep788_draft.h. What they call of CPython's private thread functions is
- * given here by pthread's; a misprinted variable of the draft is put right. */
+/* The examples of PEP 788's first draft (April 2025) in its names, see
+ * support/pep788_draft.h, and in the shape that the draft's review quotes
+ * (github.com/python/peps, pull requests 4385 and 4400). What they call of
+ * CPython's private thread functions is given here by pthread's; a misprinted
+ * variable of the draft is put right. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <assert.h>

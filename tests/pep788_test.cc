@@ -787,6 +787,19 @@ TEST(Pep788Test, FirstViewAtTeardownIsMadeAndRefuses) {
 
 // --- The main interpreter's views ---
 
+// Calls the main interpreter through a view of it, or is refused.
+void CallMain(PyInterpreterView* view, bool works) {
+  PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
+  REQUIRE((token != nullptr) == works);
+  if (!works) return;
+  REQUIRE(AttachedId() == 0);
+  CallPython();
+  PyThreadState_Release(token);
+  PyInterpreterGuard* guard = PyInterpreterGuard_FromView(view);
+  REQUIRE(guard != nullptr);
+  PyInterpreterGuard_Close(guard);
+}
+
 SCENARIO(MainView) {
   PyInterpreterView* before = PyInterpreterView_FromMain();
   REQUIRE(before != nullptr);
@@ -794,36 +807,25 @@ SCENARIO(MainView) {
   REQUIRE(PyThreadState_EnsureFromView(before) == nullptr);
 
   StartPython();
-  auto call = [&](PyInterpreterView* view, bool works) {
-    PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
-    REQUIRE((token != nullptr) == works);
-    if (!works) return;
-    REQUIRE(AttachedId() == 0);
-    CallPython();
-    PyThreadState_Release(token);
-    PyInterpreterGuard* guard = PyInterpreterGuard_FromView(view);
-    REQUIRE(guard != nullptr);
-    PyInterpreterGuard_Close(guard);
-  };
   OnNewThread([&] {
     // No state, and nobody was here before.
     PyInterpreterView* view = PyInterpreterView_FromMain();
-    call(view, kMainIsKnownByItself);
-    call(before, kMainIsKnownByItself);
+    CallMain(view, kMainIsKnownByItself);
+    CallMain(before, kMainIsKnownByItself);
     PyInterpreterView_Close(view);
   });
-  call(before, true);  // attached, it makes itself known
+  CallMain(before, true);  // attached, it makes itself known
   OnNewThread([&] {
-    call(before, true);
+    CallMain(before, true);
     PyInterpreterView* view = PyInterpreterView_FromMain();
-    call(view, true);
+    CallMain(view, true);
     PyInterpreterView_Close(view);
   });
   // Attached to another interpreter.
   SubInterpreter sub(SubInterpreter::kShared);
   if (!kSeesAllStates) PyInterpreterView_Close(PyInterpreterView_FromCurrent());
   PyInterpreterView* view = PyInterpreterView_FromMain();
-  call(view, true);
+  CallMain(view, true);
   REQUIRE(Attached() == sub.state());
   sub.End();
   PyInterpreterGuard* guard = PyInterpreterGuard_FromView(view);
@@ -831,10 +833,10 @@ SCENARIO(MainView) {
   PyInterpreterGuard_Close(guard);
   REQUIRE(Py_FinalizeEx() == 0);
 
-  call(view, false);
+  CallMain(view, false);
   PyInterpreterView* after = PyInterpreterView_FromMain();
   REQUIRE(after != nullptr);
-  call(after, false);
+  CallMain(after, false);
   PyInterpreterView_Close(after);
   PyInterpreterView_Close(view);
   PyInterpreterView_Close(before);
@@ -920,28 +922,21 @@ SCENARIO(Again) {
     StartPython();
     if (round == 0) main_in_first = PyInterpreterView_FromMain();
     PyInterpreterView* view = PyInterpreterView_FromCurrent();
-    auto call = [&](PyInterpreterView* view, bool works) {
-      PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
-      REQUIRE((token != nullptr) == works);
-      if (!works) return;
-      CallPython();
-      PyThreadState_Release(token);
-    };
-    call(view, true);
-    call(main, true);
+    CallMain(view, true);
+    CallMain(main, true);
     OnNewThread([&] {
-      call(view, true);
-      call(main, true);
-      call(main_in_first, true);
-      if (first != nullptr) call(first, kViewsOutliveTheirInterpreter);
+      CallMain(view, true);
+      CallMain(main, true);
+      CallMain(main_in_first, true);
+      if (first != nullptr) CallMain(first, kViewsOutliveTheirInterpreter);
     });
     if (first == nullptr)
       first = view;
     else
       PyInterpreterView_Close(view);
     REQUIRE(Py_FinalizeEx() == 0);
-    call(first, false);
-    call(main, false);
+    CallMain(first, false);
+    CallMain(main, false);
   }
   PyInterpreterView_Close(first);
   PyInterpreterView_Close(main_in_first);

@@ -3,12 +3,6 @@
 
 #include "thread.h"
 
-/* A hold is its record, counted in the record's gate: see registry.h. */
-static struct record *record_of(const pyhold_interp *hold) {
-  return (struct record *)(uintptr_t)hold;
-}
-static pyhold_interp *hold_of(struct record *r) { return (pyhold_interp *)r; }
-
 struct pyhold_view {
   atomic_uint refs;
   pyhold_keep keep;
@@ -23,7 +17,7 @@ pyhold_status pyhold_interp_hold(pyhold_interp **out) {
   pyhold_status status = ph_thread_adopt_current(&r);
   if (status != PYHOLD_OK) return status;
   if (ph_gate_hold(&r->gate))
-    *out = hold_of(r);
+    *out = ph_record_hold(r);
   else
     status = PYHOLD_EFINALIZING;
   ph_record_unref(r);
@@ -33,38 +27,39 @@ pyhold_status pyhold_interp_hold(pyhold_interp **out) {
 pyhold_status pyhold_interp_lookup(int64_t id, pyhold_interp **out) {
   struct record *r;
   pyhold_status status = ph_registry_hold(id, &r);
-  *out = hold_of(r);
+  *out = ph_record_hold(r);
   return status;
 }
 
 pyhold_interp *pyhold_interp_dup(pyhold_interp *hold) {
-  ph_gate_dup(&record_of(hold)->gate);
+  ph_gate_dup(&ph_hold_record(hold)->gate);
   return hold;
 }
 
 void pyhold_interp_release(pyhold_interp *hold) {
-  if (hold != NULL) ph_gate_drop(&record_of(hold)->gate);
+  if (hold != NULL) ph_gate_drop(&ph_hold_record(hold)->gate);
 }
 
 int64_t pyhold_interp_id(const pyhold_interp *hold) {
-  return record_of(hold)->id;
+  return ph_hold_record(hold)->id;
 }
 
 struct _is *pyhold_interp_state(const pyhold_interp *hold) {
-  return record_of(hold)->interp;
+  return ph_hold_record(hold)->interp;
 }
 
 pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
   if (hold == NULL) return PYHOLD_EMISUSE;
-  pyhold_status status = ph_thread_ensure(record_of(hold), PINNED, PYHOLD_KEEP);
+  pyhold_status status =
+      ph_thread_ensure(ph_hold_record(hold), PINNED, PYHOLD_KEEP);
   pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
   return status;
 }
 
 pyhold_status pyhold_frame_enter(pyhold_frame *frame, pyhold_interp *hold,
                                  const char *file, int line) {
-  pyhold_status status =
-      ph_thread_enter(frame, record_of(hold), file, line, PINNED, PYHOLD_KEEP);
+  pyhold_status status = ph_thread_enter(frame, ph_hold_record(hold), file,
+                                         line, PINNED, PYHOLD_KEEP);
   pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
   return status;
 }
@@ -133,7 +128,7 @@ int64_t pyhold_view_id(const pyhold_view *view) { return view->record->id; }
 
 pyhold_status pyhold_view_hold(pyhold_view *view, pyhold_interp **out) {
   bool held = ph_gate_hold(&view->record->gate);
-  *out = held ? hold_of(view->record) : NULL;
+  *out = held ? ph_record_hold(view->record) : NULL;
   return held ? PYHOLD_OK : PYHOLD_EFINALIZING;
 }
 

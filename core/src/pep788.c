@@ -69,7 +69,7 @@ PyInterpreterGuard *PyInterpreterGuard_FromView(PyInterpreterView *view) {
   } else {
     struct record *r = main_record(view);
     if (r == NULL) return NULL;
-    if (ph_gate_hold(&r->gate)) hold = (pyhold_interp *)r;
+    if (ph_gate_hold(&r->gate)) hold = ph_record_hold(r);
     ph_record_unref(r);
   }
   return guard_of(hold);
@@ -105,8 +105,7 @@ void PyInterpreterView_Close(PyInterpreterView *view) {
 }
 
 PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard) {
-  /* See hold_of() in interp.c: a hold is its record. */
-  struct record *r = (struct record *)guard;
+  struct record *r = ph_hold_record(hold_of(guard));
   return token_for(ph_thread_ensure(r, LEANING, PYHOLD_KEEP));
 }
 

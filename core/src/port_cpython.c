@@ -358,9 +358,7 @@ bool ph_port_interrupted(void) {
   return true;
 }
 
-void ph_port_forget_error(void) {
-  if (PyErr_Occurred()) PyErr_Clear();
-}
+void ph_port_forget_error(void) { PyErr_Clear(); }
 
 void ph_port_report_error(const char *file, int line) {
 #if HAS_GET_UNCHECKED

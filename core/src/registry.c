@@ -141,10 +141,12 @@ static bool main_is_ready(void) {
   return true;
 }
 
-void ph_registry_stay_loaded(void) {
+/* Have the library that this is part of stay loaded: CPython is about to get
+ * pointers into it. */
+static void stay_loaded(void) {
   Dl_info here;
   /* A program is no library, and is not found: it needs nothing. */
-  if (dladdr((void *)(uintptr_t)ph_registry_stay_loaded, &here) != 0)
+  if (dladdr((void *)(uintptr_t)stay_loaded, &here) != 0)
     (void)dlopen(here.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
@@ -167,7 +169,7 @@ static struct record *adopt_new(port_interp *interp, pyhold_status *status) {
   records = r;
   ph_unlock();
 
-  ph_registry_stay_loaded();
+  stay_loaded();
   struct record *winner = ph_port_cookie_set(interp, r);
   if (winner == r) return r;
   /* Another thread was first, or there is no memory. Nobody saw ours, but the
@@ -244,7 +246,7 @@ void ph_registry_adopt_main(port_interp *main_interp) {
 void ph_registry_adopt_main_later(void) {
   /* No memory, or too many such calls: then it is as if nobody had asked. */
   if (main_is_ready()) return;
-  ph_registry_stay_loaded();
+  stay_loaded();
   (void)ph_port_adopt_main_later();
 }
 

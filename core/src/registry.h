@@ -92,10 +92,6 @@ void ph_registry_interp_gone(void *cookie);
 /* Adopt the main interpreter. Requires: attached to `main_interp`. */
 void ph_registry_adopt_main(port_interp *main_interp);
 
-/* Have the library that this is part of stay loaded: CPython is about to get
- * pointers into it. */
-void ph_registry_stay_loaded(void);
-
 /* Have that called soon, if need be, without running Python code here.
  * Requires: attached. */
 void ph_registry_adopt_main_later(void);

@@ -560,18 +560,19 @@ static void delete_attached(struct thread *t, struct pyhold_slot *slot) {
   slot->state = NULL;
 }
 
-/* Whether an exception that is pending when a guard ends would be met by the
- * thread's next one, in a state that nobody but pyhold has. The C API's calls may
- * pass one on: Cython does. */
+/* Whether an exception that is pending when a frame is left would be met by the
+ * thread's next one, in a state that nobody but pyhold has. */
 static bool leaves_error(const pyhold_frame *frame) {
-  return (frame->flags & (USES | OWNED)) == USES && frame->slot->uses == 1 &&
-         frame->slot->persistent == 0 && ph_port_is_attached(frame->state) &&
+  const struct pyhold_slot *slot = frame->slot;
+  return (frame->flags & USES) && slot->uses == 1 && slot->persistent == 0 &&
+         !is_dead(slot->record) && ph_port_is_attached(frame->state) &&
          ph_port_has_error(frame->state);
 }
 
 static void undo_attach(struct thread *t, pyhold_frame *frame) {
   struct pyhold_slot *slot = frame->slot;
-  if (!is_dead(slot->record) && leaves_error(frame))
+  /* The C API's calls may pass one on: Cython does. */
+  if (!(frame->flags & OWNED) && leaves_error(frame))
     ph_port_report_error(frame->file, frame->line);
   if (frame->flags & USES) --slot->uses;
   if (is_dead(slot->record) && attached_state(t) != frame->state) {
@@ -667,9 +668,7 @@ void ph_thread_release(const char *call, bool forget_error) {
   struct thread *t = &self;
   if (t->top == NULL || !(t->top->flags & OWNED)) ph_fatal(call);
   pyhold_frame *frame = t->top;
-  if (forget_error && (frame->flags & USES) && frame->slot->uses == 1 &&
-      frame->slot->persistent == 0 && !is_dead(frame->slot->record) &&
-      ph_port_is_attached(frame->state))
+  if (forget_error && leaves_error(frame))
     ph_port_forget_error(); /* runs destructors, which may ensure */
   leave(t, frame);
   frame->outer = t->spare;

@@ -42,6 +42,14 @@ pyhold_status ph_thread_adopt_main(struct record **out);
  * torn down. */
 bool ph_thread_is_attached(const struct record *record);
 
+/* A hold is its record, counted in the record's gate: see registry.h. */
+static inline struct record *ph_hold_record(const pyhold_interp *hold) {
+  return (struct record *)(uintptr_t)hold;
+}
+static inline pyhold_interp *ph_record_hold(struct record *record) {
+  return (pyhold_interp *)record;
+}
+
 /* The record of a view, which keeps it. */
 struct record *ph_view_record(const pyhold_view *view);
 

@@ -308,8 +308,8 @@ alive = weakref.ref(f)
   Exec("del f");
   OnNewThread([&] {
     REQUIRE((*callback)().ok());
-    callback.reset();  // detached: deferred until somebody attaches
-    ThreadStateGuard guard(view);
+    callback.reset();  // detached: deferred
+    REQUIRE(pyhold_deferred_wait(view.raw(), 60000) == PYHOLD_OK);
   });
   REQUIRE(Eval("alive() is None") == 1);
 

@@ -18,7 +18,7 @@ static int failures;
 int main(void) {
   pyhold_interp *hold = (pyhold_interp *)&failures;
   pyhold_view *view = (pyhold_view *)&failures;
-  pyhold_frame frame;
+  pyhold_frame *frame;
 
   EXPECT(pyhold_interp_lookup(0, &hold) == PYHOLD_ENOINTERP);
   EXPECT(hold == NULL);

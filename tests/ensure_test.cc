@@ -617,14 +617,32 @@ TEST_F(EnsureDeathTest, ReleaseWithoutAnEnsureEndsTheProcess) {
   EXPECT_DEATH(pyhold_thread_release(), "without an ensure");
 }
 
-TEST_F(EnsureDeathTest, LeavingGuardsInTheWrongOrderEndsTheProcess) {
+// Those of one interpreter only count, as PyGILState does.
+TEST_F(EnsureTest, NestedGuardsAreLeftInAnyOrder) {
+  OnForeignThread([&] {
+    auto first = std::make_unique<ThreadStateGuard>(view());
+    auto second = std::make_unique<ThreadStateGuard>(view());
+    first.reset();  // detaches, as PyGILState_Release() does
+    {
+      ThreadStateGuard third(view());
+      CallPython();
+    }
+    second.reset();
+    ThreadStateGuard guard(view());
+    CallPython();
+  });
+}
+
+TEST_F(EnsureDeathTest, LeavingAGuardThatBringsBackTheWrongStateIsFatal) {
   EXPECT_DEATH(
       {
-        auto first = std::make_unique<ThreadStateGuard>(view());
-        auto second = std::make_unique<ThreadStateGuard>(view());
-        first.reset();
+        OnForeignThread([&] {
+          auto first = std::make_unique<ThreadStateGuard>(view());
+          ThreadStateDetachGuard detached;
+          first.reset();
+        });
       },
-      "not this thread's newest");
+      "not its state is attached");
 }
 
 }  // namespace

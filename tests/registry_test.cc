@@ -22,7 +22,6 @@ class RegistryTest : public testing::Test {
  protected:
   ~RegistryTest() override {
     pyhold_set_wait_policy(nullptr);
-    fake_set_guards(false);
     fake_on_delete(nullptr, nullptr);
   }
 };
@@ -295,21 +294,6 @@ TEST_F(RegistryTest, InterruptEndsTheWait) {
   fake_interrupt();
   fake_interp_end(main);
   EXPECT_EQ(InterpreterRef::Lookup(0).status(), PYHOLD_EFINALIZING);
-}
-
-// --- Handing the wait over (3.15) ---
-
-TEST_F(RegistryTest, CallbackReturnsWhereTheWaitIsHandedOver) {
-  fake_set_guards(true);
-  _is* main = fake_interp_begin(true);
-  InterpreterRef ref = InterpreterRef::Current();
-  std::thread holder([&] {
-    while (fake_open_guards() == 0) std::this_thread::yield();
-    ref = InterpreterRef();
-  });
-  fake_interp_end(main);  // waits for the guard, as CPython does
-  holder.join();
-  EXPECT_EQ(fake_open_guards(), 0);
 }
 
 // --- Many threads ---

@@ -338,12 +338,13 @@ class Own(Exception):
     for (auto& thread : threads) thread.join();
   }
   {
-    ThreadStateGuard guard(view);
+    pyhold::ThreadStateDetachGuard detached;
+    REQUIRE(pyhold_deferred_wait(view.raw(), 60000) == PYHOLD_OK);
   }
   Exec("import gc; gc.collect()");
   REQUIRE(Eval("died") == 20);
   REQUIRE(Py_FinalizeEx() == 0);
-  REQUIRE(pyhold_objects_leaked() == 0);
+  REQUIRE(pyhold_deferred_leaked() == 0);
   return 0;
 }
 TEST(PythonErrorTest, CopiesMayBeDestroyedAnywhere) {

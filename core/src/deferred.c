@@ -1,134 +1,143 @@
 #include "deferred.h"
 
-#include <stdlib.h>
+#include <stddef.h>
 
-#include "thread.h"
-
-struct pyhold_object {
-  atomic_uint refs;
-  struct _object *object;
-  pyhold_view *view;          /* a reference */
-  struct pyhold_object *next; /* while it is deferred */
-};
-
-static struct pyhold_object ended; /* a list that takes no more */
+static pyhold_deferred ended; /* a list that takes no more */
 #define ENDED (&ended)
 
 static atomic_uint_least64_t leaked;
 
-static struct record *record_of(const pyhold_object *o) {
-  return ph_view_record(o->view);
-}
-
-static void free_object(pyhold_object *o) {
-  pyhold_view_free(o->view);
-  free(o);
-}
-
-static void leak(pyhold_object *o) {
-  /* relaxed: it is only a number. */
-  atomic_fetch_add_explicit(&leaked, 1, memory_order_relaxed);
-  free_object(o);
-}
-
-/* False: the list has ended. */
-static bool push(pyhold_object *o) {
-  _Atomic(pyhold_object *) *list = &record_of(o)->gate.deferred;
+bool ph_deferred_push(struct record *r, pyhold_deferred *node) {
+  /* relaxed: a number, which whoever waits for it to fall reads again. */
+  atomic_fetch_add_explicit(&r->deferred_count, 1, memory_order_relaxed);
   /* relaxed: a first guess, which the exchange checks. */
-  pyhold_object *first = atomic_load_explicit(list, memory_order_relaxed);
+  pyhold_deferred *first =
+      atomic_load_explicit(&r->deferred, memory_order_relaxed);
   do {
-    if (first == ENDED) return false; /* INV7 */
-    o->next = first;
-    /* release: [P4]. */
+    if (first == ENDED) { /* INV7 */
+      atomic_fetch_sub_explicit(&r->deferred_count, 1, memory_order_relaxed);
+      node->next = NULL;
+      ph_deferred_run_late(node);
+      return false;
+    }
+    node->next = first;
+    /* seq_cst: [P5]; it releases, too: [P4]. */
   } while (!atomic_compare_exchange_weak_explicit(
-      list, &first, o, memory_order_release, memory_order_relaxed));
+      &r->deferred, &first, node, memory_order_seq_cst, memory_order_relaxed));
   return true;
 }
 
-/* Requires: attached, as ph_deferred_take() does. */
-static void give_back(pyhold_object *o) {
-  struct _object *object = o->object;
-  free_object(o);
-  ph_port_object_release(object);
-}
-
-static void for_each(pyhold_object *first, void (*each)(pyhold_object *)) {
-  while (first != NULL && first != ENDED) {
-    pyhold_object *o = first;
-    first = o->next;
-    each(o);
+/* Oldest first. */
+static pyhold_deferred *reversed(pyhold_deferred *first) {
+  pyhold_deferred *result = NULL;
+  while (first != NULL) {
+    pyhold_deferred *next = first->next;
+    first->next = result;
+    result = first;
+    first = next;
   }
+  return result;
 }
 
-void ph_deferred_take(struct record *r) {
+/* Take what is left of the last time, else the list, oldest first. */
+static pyhold_deferred *take(struct record *r) {
+  ph_lock();
+  pyhold_deferred *first = r->deferred_rest;
+  r->deferred_rest = NULL;
+  ph_unlock();
+  if (first != NULL) return first;
   /* relaxed: a first guess, which the exchange checks. */
-  pyhold_object *first =
-      atomic_load_explicit(&r->gate.deferred, memory_order_relaxed);
+  first = atomic_load_explicit(&r->deferred, memory_order_relaxed);
   while (first != NULL && first != ENDED && /* which stays [INV7] */
-         /* acquire: [P4]. */
-         !atomic_compare_exchange_weak_explicit(&r->gate.deferred, &first, NULL,
-                                                memory_order_acquire,
+         /* seq_cst: [P5]; it acquires, too: [P4]. */
+         !atomic_compare_exchange_weak_explicit(&r->deferred, &first, NULL,
+                                                memory_order_seq_cst,
                                                 memory_order_relaxed)) {
   }
-  for_each(first, give_back);
+  return first != ENDED ? reversed(first) : NULL;
 }
 
-bool ph_deferred_try_end(struct record *r) {
-  pyhold_object *none = NULL;
-  /* relaxed: nothing comes with an empty list. */
-  return atomic_compare_exchange_strong_explicit(&r->gate.deferred, &none,
-                                                 ENDED, memory_order_relaxed,
-                                                 memory_order_relaxed) ||
-         none == ENDED;
+static void done(struct record *r) {
+  /* release: who waits for zero sees what was run. */
+  if (atomic_fetch_sub_explicit(&r->deferred_count, 1, memory_order_release) ==
+      1) {
+    ph_lock();
+    ph_wake(); /* pyhold_deferred_wait() */
+    ph_unlock();
+  }
+}
+
+bool ph_deferred_run(struct record *r, int64_t budget_ms) {
+  const int64_t until_ms = ph_now_ms() + budget_ms;
+  pyhold_deferred *first;
+  while ((first = take(r)) != NULL) {
+    do {
+      pyhold_deferred *node = first;
+      first = node->next;
+      node->run(node, /*attached=*/true);
+      ph_port_report_deferred_error();
+      done(r);
+    } while (first != NULL && ph_now_ms() <= until_ms);
+    if (first == NULL) continue;
+    pyhold_deferred *last = first;
+    while (last->next != NULL) last = last->next;
+    ph_lock();
+    last->next = r->deferred_rest;
+    r->deferred_rest = first;
+    ph_unlock();
+    return true;
+  }
+  return false;
+}
+
+bool ph_deferred_is_any(struct record *r) {
+  /* relaxed: a hint; the taking acquires. */
+  pyhold_deferred *first =
+      atomic_load_explicit(&r->deferred, memory_order_relaxed);
+  if (first != NULL && first != ENDED) return true;
+  ph_lock();
+  bool is_any = r->deferred_rest != NULL;
+  ph_unlock();
+  return is_any;
 }
 
 void ph_deferred_end(struct record *r) {
-  while (!ph_deferred_try_end(r)) ph_deferred_take(r);
+  pyhold_deferred *none;
+  do {
+    while (ph_deferred_run(r, INT64_MAX / 2)) {
+    }
+    none = NULL;
+    /* relaxed: nothing comes with an empty list. */
+  } while (!atomic_compare_exchange_strong_explicit(&r->deferred, &none, ENDED,
+                                                    memory_order_relaxed,
+                                                    memory_order_relaxed) &&
+           none != ENDED);
 }
 
-void ph_deferred_leak(struct record *r) {
+pyhold_deferred *ph_deferred_give_up(struct record *r) {
   /* acquire: [P4]. */
-  for_each(
-      atomic_exchange_explicit(&r->gate.deferred, ENDED, memory_order_acquire),
-      leak);
+  pyhold_deferred *first =
+      atomic_exchange_explicit(&r->deferred, ENDED, memory_order_acquire);
+  first = first != ENDED ? reversed(first) : NULL;
+  pyhold_deferred *rest = r->deferred_rest;
+  r->deferred_rest = NULL;
+  if (rest == NULL) return first;
+  pyhold_deferred *last = rest;
+  while (last->next != NULL) last = last->next;
+  last->next = first;
+  return rest;
 }
 
-pyhold_status pyhold_object_new(pyhold_view *view, struct _object *object,
-                                pyhold_object **out) {
-  pyhold_object *o = malloc(sizeof *o);
-  *out = o;
-  if (o == NULL) {
-    ph_port_object_release(object);
-    return PYHOLD_ENOMEM;
-  }
-  atomic_init(&o->refs, 1);
-  o->object = object;
-  o->view = pyhold_view_dup(view);
-  return PYHOLD_OK;
-}
-
-pyhold_object *pyhold_object_dup(pyhold_object *o) {
-  /* relaxed: the caller has a reference. */
-  atomic_fetch_add_explicit(&o->refs, 1, memory_order_relaxed);
-  return o;
-}
-
-void pyhold_object_free(pyhold_object *o) {
-  /* acq_rel: whoever frees comes after all other users. */
-  if (o == NULL ||
-      atomic_fetch_sub_explicit(&o->refs, 1, memory_order_acq_rel) != 1)
-    return;
-  if (ph_thread_is_attached(record_of(o))) {
-    give_back(o);
-  } else if (!push(o)) {
-    leak(o);
+void ph_deferred_run_late(pyhold_deferred *first) {
+  while (first != NULL) {
+    pyhold_deferred *node = first;
+    first = node->next;
+    /* relaxed: it is only a number. */
+    atomic_fetch_add_explicit(&leaked, 1, memory_order_relaxed);
+    node->run(node, /*attached=*/false);
   }
 }
 
-struct _object *pyhold_object_get(const pyhold_object *o) { return o->object; }
-
-pyhold_view *pyhold_object_view(const pyhold_object *o) { return o->view; }
-
-uint64_t pyhold_objects_leaked(void) {
+uint64_t pyhold_deferred_leaked(void) {
   return atomic_load_explicit(&leaked, memory_order_relaxed);
 }

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "gate.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,16 +16,29 @@ static pthread_mutex_t the_lock = PTHREAD_MUTEX_INITIALIZER;
 /* Static, and for all gates: the last holder of a gate may signal it after the
  * gate's memory is gone. */
 static pthread_cond_t someone_left = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t work_came = PTHREAD_COND_INITIALIZER;
 
 void ph_fatal(const char *what) {
   fprintf(stderr, "pyhold: fatal: %s\n", what);
   abort();
 }
 
+void ph_fatal_slot(const char *what, const struct pyhold_slot *slot) {
+  /* relaxed, both: see struct pyhold_slot. */
+  const char *file = atomic_load_explicit(&slot->file, memory_order_relaxed);
+  fprintf(stderr,
+          "pyhold: fatal: %s (on thread %lld; the outermost guard of thread "
+          "%lld is at %s:%d)\n",
+          what, (long long)ph_this_thread_id(), (long long)slot->thread_id,
+          file != NULL ? file : "?",
+          atomic_load_explicit(&slot->line, memory_order_relaxed));
+  abort();
+}
+
 void ph_lock(void) { pthread_mutex_lock(&the_lock); }
 void ph_unlock(void) { pthread_mutex_unlock(&the_lock); }
 
-void ph_wait_for_leaver(int64_t ms) {
+static void wait_for(pthread_cond_t *what, int64_t ms) {
   struct timespec until;
   clock_gettime(CLOCK_MONOTONIC, &until);
   until.tv_sec += ms / 1000;
@@ -33,10 +47,30 @@ void ph_wait_for_leaver(int64_t ms) {
     until.tv_sec += 1;
     until.tv_nsec -= 1000000000;
   }
-  pthread_cond_clockwait(&someone_left, &the_lock, CLOCK_MONOTONIC, &until);
+  pthread_cond_clockwait(what, &the_lock, CLOCK_MONOTONIC, &until);
 }
 
+void ph_wait_for_leaver(int64_t ms) { wait_for(&someone_left, ms); }
 void ph_wake(void) { pthread_cond_broadcast(&someone_left); }
+
+void ph_wait_for_work(int64_t ms) { wait_for(&work_came, ms); }
+void ph_wake_for_work(void) { pthread_cond_signal(&work_came); }
+
+void ph_renew_waits(void) {
+  someone_left = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+  work_came = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
+int64_t ph_this_thread_id(void) { return (int64_t)syscall(SYS_gettid); }
+
+bool ph_thread_is_gone(int64_t thread_id) {
+  return syscall(SYS_tgkill, getpid(), (pid_t)thread_id, 0) != 0 &&
+         errno == ESRCH;
+}
+
+void ph_name_this_thread(const char *name) {
+  (void)pthread_setname_np(pthread_self(), name);
+}
 
 void ph_gate_wake_waiters(void) {
   ph_lock();
@@ -71,17 +105,33 @@ static bool membarrier(int command) {
 }
 
 /* From linux/membarrier.h, which is newer than some systems' headers. */
-enum { PRIVATE_EXPEDITED = 1 << 3, REGISTER_PRIVATE_EXPEDITED = 1 << 4 };
+enum {
+  QUERY = 0,
+  PRIVATE_EXPEDITED = 1 << 3,
+  REGISTER_PRIVATE_EXPEDITED = 1 << 4
+};
 
+/* A process must register before it may use the call, which takes some 10 ms
+ * where it has several threads. So the first view only asks whether the kernel
+ * has it; the first close registers. */
 static void init(void) {
-  ph_has_barrier =
-      membarrier(REGISTER_PRIVATE_EXPEDITED) && membarrier(PRIVATE_EXPEDITED);
+#ifdef SYS_membarrier
+  long has = syscall(SYS_membarrier, QUERY, 0, 0);
+  ph_has_barrier = has > 0 && (has & PRIVATE_EXPEDITED) != 0 &&
+                   (has & REGISTER_PRIVATE_EXPEDITED) != 0;
+#endif
 }
 
 void ph_gate_init(void) { pthread_once(&init_once, init); }
 
+void ph_gate_prepare_close(void) {
+  if (ph_has_barrier) (void)membarrier(REGISTER_PRIVATE_EXPEDITED);
+}
+
 static void barrier(void) {
   if (!ph_has_barrier || membarrier(PRIVATE_EXPEDITED)) return;
+  if (membarrier(REGISTER_PRIVATE_EXPEDITED) && membarrier(PRIVATE_EXPEDITED))
+    return;
   /* A sandbox has taken the call away since ph_gate_init(). No store stays in a
    * core's buffer for anything near as long as this. */
   struct timespec pause = {.tv_nsec = 10000000};
@@ -89,6 +139,7 @@ static void barrier(void) {
 }
 #else
 void ph_gate_init(void) {}
+void ph_gate_prepare_close(void) {}
 static void barrier(void) {}
 #endif
 

@@ -67,7 +67,8 @@ struct _ts;
 /* A slot was entered while the gate was open: when, is not known. */
 #define SINCE_BEFORE_CLOSE INT64_C(-1)
 
-/* What one thread has for one interpreter. */
+/* What one thread has for one interpreter. The first line is what others read;
+ * the second is what the owner's every call touches. */
 struct pyhold_slot {
   /* Written by the owner, read by a waiter. */
   _Alignas(CACHE_LINE) atomic_bool active; /* it holds the interpreter */
@@ -83,25 +84,35 @@ struct pyhold_slot {
   struct pyhold_slot *next;   /* in the gate's list; under the lock */
   struct pyhold_slot **pprev; /* under the lock */
 
-  /* The owner's alone. */
-  struct pyhold_slot *next_of_thread;
+  /* The owner's alone: see thread.h. */
+  _Alignas(CACHE_LINE) void *owner; /* what ph_this_thread() gives on it */
+  unsigned ensures;                 /* in force, and protecting; but: */
+  unsigned leans;                   /* in force, and leaning on a hold */
+  uint64_t daemons;    /* bit n - 1: the nth of `ensures` gave that up */
+  struct _ts *used;    /* attached for the oldest of `ensures`; or NULL */
+  struct _ts *quick;   /* attached by the ensure that has no frame, or NULL */
   struct _ts *state;   /* made by pyhold: in use, kept or persistent */
-  unsigned uses;       /* frames that attached `state` */
-  unsigned persistent; /* pyhold_thread_states that it is there for */
-  bool keep;           /* it stays when both are zero */
+  unsigned rebinds;    /* of `ensures`: of REBINDS frames */
+  bool counted;        /* `ensures` is counted in `used`, too */
+  bool keep;           /* `state` stays when nobody uses it */
+  bool keeps_error;    /* and so does the exception that is pending in it */
+  bool outlives;       /* an orphan that its thread may still find */
+  unsigned persistent; /* pyhold_thread_states that `lasting` is there for */
+
+  struct _ts *lasting; /* whose mark was taken away: see thread.h; or NULL */
+  struct pyhold_slot *next_of_thread;
   struct _ts *vouched; /* see thread_knows(); 3.11's only, as the next */
   uint64_t vouched_id;
 };
 
 struct gate {
-  /* Written once. Apart from the holds, whose line moves between cores. */
+  /* Each on a line of its own: `closed` is read by every call and written once.
+   * `help_wanted` is written only where the service thread cannot be had. */
   _Alignas(CACHE_LINE) atomic_bool closed;
-  struct pyhold_slot *slots; /* under the lock */
-  /* See deferred.h. Here, since each outermost ensure looks at it: it is NULL
-   * but for a moment, unless someone defers all the time. */
-  _Atomic(struct pyhold_object *) deferred;
+  atomic_bool help_wanted;
   /* Bit 0: closed; above it, the count. */
   _Alignas(CACHE_LINE) atomic_uint_least64_t holds;
+  struct pyhold_slot *slots; /* under the lock */
 };
 
 /* Whether the closer's barrier reaches all threads [P1]. Written once, before
@@ -124,6 +135,8 @@ void ph_gate_init(void);
 
 /* Say what contract was broken, and abort(). */
 _Noreturn void ph_fatal(const char *what);
+/* The same, with the thread and the guard that a slot is about. */
+_Noreturn void ph_fatal_slot(const char *what, const struct pyhold_slot *slot);
 
 void ph_lock(void);
 void ph_unlock(void);
@@ -133,12 +146,25 @@ void ph_wait_for_leaver(int64_t ms);
 /* Wakes all who wait so. Requires: the lock, so that it cannot fall between a
  * waiter's look and its sleep. */
 void ph_wake(void);
+/* The same two for the service thread. */
+void ph_wait_for_work(int64_t ms);
+void ph_wake_for_work(void);
+/* In a child of fork() nobody waits. Requires: the lock. */
+void ph_renew_waits(void);
+/* The kernel's id of the calling thread; and whether that of another, of this
+ * process, is not in use any more. */
+int64_t ph_this_thread_id(void);
+bool ph_thread_is_gone(int64_t thread_id);
+void ph_name_this_thread(const char *name);
 /* Milliseconds on a clock that never goes back; coarse, and cheap to read. */
 int64_t ph_now_ms(void);
 
 /* Requires: the lock. */
 void ph_gate_link(struct gate *gate, struct pyhold_slot *slot);
 void ph_gate_unlink(struct pyhold_slot *slot);
+/* What a close would have to do first and takes long, so that it need not be done
+ * with a lock: 10 ms, once in a process. */
+void ph_gate_prepare_close(void);
 /* Interrupts all threads of the process for a moment [P1]. */
 void ph_gate_close(struct gate *gate);
 void ph_gate_wake_waiters(void);

@@ -56,10 +56,11 @@ pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
   return status;
 }
 
-pyhold_status pyhold_frame_enter(pyhold_frame *frame, pyhold_interp *hold,
+pyhold_status pyhold_frame_enter(pyhold_frame **out, pyhold_interp *hold,
                                  const char *file, int line) {
-  pyhold_status status = ph_thread_enter(frame, ph_hold_record(hold), file,
-                                         line, PINNED, PYHOLD_KEEP);
+  *out = NULL;
+  pyhold_status status = ph_thread_enter(out, ph_hold_record(hold), file, line,
+                                         PINNED, PYHOLD_KEEP);
   pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
   return status;
 }
@@ -137,9 +138,9 @@ pyhold_status pyhold_thread_ensure_view(pyhold_view *view) {
   return ph_thread_ensure(view->record, ASK, view->keep);
 }
 
-pyhold_status pyhold_frame_enter_view(pyhold_frame *frame, pyhold_view *view,
+pyhold_status pyhold_frame_enter_view(pyhold_frame **out, pyhold_view *view,
                                       const char *file, int line) {
-  return ph_thread_enter(frame, view->record, file, line, ASK, view->keep);
+  return ph_thread_enter(out, view->record, file, line, ASK, view->keep);
 }
 
 pyhold_status pyhold_thread_state_new(pyhold_view *view,

@@ -34,13 +34,6 @@ static struct record *main_record(const PyInterpreterView *view) {
   return known ? r : NULL;
 }
 
-/* An ensure that succeeded has some token. Which, its release need not know: it
- * undoes the newest one. */
-static PyThreadStateToken *token_for(pyhold_status status) {
-  static char some;
-  return status == PYHOLD_OK ? &some : NULL;
-}
-
 /* A module that is imported makes the main interpreter known. So code that knows
  * no better than PyInterpreterView_FromMain() on some thread need not have
  * another view made before. Python code cannot run here: the dynamic linker's
@@ -104,23 +97,30 @@ void PyInterpreterView_Close(PyInterpreterView *view) {
   if (is_core_view(view)) pyhold_view_free(core_view(view));
 }
 
+/* A token is a handle, in whatever order it is released. */
 PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard) {
   struct record *r = ph_hold_record(hold_of(guard));
-  return token_for(ph_thread_ensure(r, LEANING, PYHOLD_KEEP));
+  pyhold_frame *handle;
+  pyhold_status status =
+      ph_thread_enter(&handle, r, NULL, 0, LEANING, PYHOLD_KEEP);
+  return status == PYHOLD_OK ? handle : NULL;
 }
 
 PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view) {
-  if (is_core_view(view))
-    return token_for(pyhold_thread_ensure_view(core_view(view)));
-  struct record *r = main_record(view);
-  if (r == NULL) return NULL;
-  pyhold_status status = ph_thread_ensure(r, ASK, PYHOLD_KEEP);
-  ph_record_unref(r);
-  return token_for(status);
+  pyhold_frame *handle;
+  pyhold_status status;
+  if (is_core_view(view)) {
+    status = pyhold_frame_enter_view(&handle, core_view(view), NULL, 0);
+  } else {
+    struct record *r = main_record(view);
+    if (r == NULL) return NULL;
+    status = ph_thread_enter(&handle, r, NULL, 0, ASK, PYHOLD_KEEP);
+    ph_record_unref(r);
+  }
+  return status == PYHOLD_OK ? handle : NULL;
 }
 
 void PyThreadState_Release(PyThreadStateToken *token) {
   if (token == NULL) ph_fatal("PyThreadState_Release(NULL)");
-  ph_thread_release("PyThreadState_Release() without an ensure to undo",
-                    /*forget_error=*/true);
+  ph_thread_leave(token, DROP_ERROR);
 }

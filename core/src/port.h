@@ -40,7 +40,7 @@ port_state *ph_port_gilstate(void);
  * from 3.12 on each attach makes its state the gilstate. Else NULL. */
 port_state *ph_port_displaced_by(port_state *next);
 
-/* Have the thread forget its gilstate, which CPython has deleted with its
+/* Make the thread forget its gilstate, which CPython has deleted with its
  * interpreter. (3.15, after Py_Initialize ran again; before it cannot happen.)
  * Requires: detached; `interp`, another, is kept from finalizing. */
 void ph_port_forget_gilstate(port_interp *interp);
@@ -57,13 +57,32 @@ port_state *ph_port_state_new(port_interp *interp);
 void ph_port_state_delete_attached(port_state *state);
 
 /* Clear and delete the state of a thread that has exited. Runs Python
- * destructors. Requires: attached to another state of the same interpreter. */
+ * destructors, unless it is clean. Requires: attached to another state of the
+ * same interpreter. */
 void ph_port_state_delete_orphan(port_state *state);
 
 /* Whether an exiting thread deletes its state itself, because there is no GIL
  * to wait for (free-threaded builds; there, clearing the state of another
  * thread is not sound either). Else it leaves it behind. */
 bool ph_port_exit_deletes_state(void);
+
+/* Take the thread's identity from a state that is not in use: nobody finds it by
+ * that any more, and dumps do not look at a thread that has ended. Requires: the
+ * state is the calling thread's own, and detached. */
+void ph_port_state_disown(port_state *state);
+/* Give it back, on the same thread. PyGILState_Ensure finds the state again, if
+ * it finds none. */
+void ph_port_state_own(port_state *state);
+
+/* Clear what calls left in a state, but for a pending exception: what
+ * PyThreadState_Clear() clears, without trace and profile functions. Runs Python
+ * destructors. Requires: attached to it. */
+void ph_port_clear_state(port_state *state);
+
+/* Whether nothing runs on a state, and nobody holds it, that its count of users
+ * does not show: Python frames, an ensure of CPython's own. Requires: attached to
+ * it. */
+bool ph_port_is_unused(port_state *state);
 
 /* --- On the path of every call --- */
 
@@ -78,6 +97,18 @@ PH_PORT_HOT bool ph_port_is_attached(port_state *state);
 
 /* Whether an exception is pending in `state`, which this thread is attached to. */
 PH_PORT_HOT bool ph_port_has_error(port_state *state);
+
+/* How many use a state: its gilstate_counter, in which PyGILState and all copies
+ * of pyhold count. A new state has 1, for whoever is to delete it. */
+PH_PORT_HOT int *ph_port_users(port_state *state);
+/* What a kept state has instead of 1: so PyGILState_Release() never deletes it,
+ * and all copies know it. */
+#define PH_KEPT 0x50480000
+
+/* Whether a state holds nothing that a call left in it. */
+PH_PORT_HOT bool ph_port_is_clean(port_state *state);
+/* The same, leaving a pending exception out of account. */
+PH_PORT_HOT bool ph_port_is_clean_but_for_error(port_state *state);
 
 /* Whether `state`, which is this thread's own, can be attached as things are:
  * the thread is detached, and ph_port_displaced_by(state) is NULL. May be false
@@ -141,19 +172,13 @@ void ph_port_forget_error(void);
 /* The same, with word of it to sys.unraisablehook. */
 void ph_port_report_error(const char *file, int line);
 
+/* Report the exception that is pending, if any, to sys.unraisablehook: it was left
+ * by something that was deferred. Requires: attached. */
+void ph_port_report_deferred_error(void);
+
 /* Set a MemoryError, or, with a message, what CPython says of things that come too
  * late: these two are for pep788.c, whose functions set exceptions. */
 void ph_port_raise_no_memory(void);
 void ph_port_raise_finalizing(const char *message);
-
-/* --- CPython's own guards (3.15) --- */
-
-/* Make CPython wait before it finalizes this interpreter, after its atexit
- * callbacks; NULL where it has no such means. Requires: attached. */
-void *ph_port_guard_take(void);
-/* Attached: not needed. */
-void ph_port_guard_close(void *guard);
-/* Whether CPython finalizes in spite of its guards, since Ctrl-C made it. */
-bool ph_port_guards_are_void(void);
 
 #endif /* PYHOLD_SRC_PORT_H_ */

@@ -137,6 +137,55 @@ bool ph_port_exit_deletes_state(void) {
 #endif
 }
 
+/* What an identity points to that belongs to no thread. From 3.14 on faulthandler
+ * asks the C library for the name of the thread, which reads this as if it were
+ * the thread's own memory: an id of 0, which names no thread. */
+static _Alignas(64) char nobody[8192];
+
+void ph_port_state_disown(port_state *state) {
+  state->thread_id = (unsigned long)(uintptr_t)nobody;
+}
+
+void ph_port_state_own(port_state *state) {
+  state->thread_id = PyThread_get_thread_ident();
+  if (PyGILState_GetThisThreadState() != NULL) return;
+#if ATTACH_REBINDS_GILSTATE
+  state->_status.bound_gilstate = 0; /* so that the attach binds it */
+#else
+  int users = state->gilstate_counter;
+  _PyThreadState_SetCurrent(state);
+  state->gilstate_counter = users;
+#endif
+}
+
+/* In the order of PyThreadState_Clear(). The state has the thread's own keys and
+ * hooks only: nobody else looks at them. */
+void ph_port_clear_state(port_state *state) {
+  Py_CLEAR(state->dict);
+  Py_CLEAR(state->async_exc);
+  PyErr_SetExcInfo(NULL, NULL, NULL); /* the exception that is handled */
+  state->coroutine_origin_tracking_depth = 0;
+  Py_CLEAR(state->async_gen_firstiter);
+  Py_CLEAR(state->async_gen_finalizer);
+  if (state->context != NULL) {
+    Py_CLEAR(state->context);
+    ++state->context_ver; /* context variables cache what they found */
+  }
+#if HAS_THREADING_LOCAL_KEY
+  Py_CLEAR(state->threading_local_key);
+  Py_CLEAR(state->threading_local_sentinel);
+#endif
+}
+
+bool ph_port_is_unused(port_state *state) {
+#if HAS_GUARDS
+  if (state->ensure.counter != 0) return false;
+#endif
+  PyFrameObject *running = PyThreadState_GetFrame(state);
+  Py_XDECREF(running);
+  return running == NULL;
+}
+
 void ph_port_object_release(PyObject *object) { Py_DECREF(object); }
 
 /* --- Interpreters --- */
@@ -375,6 +424,15 @@ void ph_port_report_error(const char *file, int line) {
 #endif
 }
 
+void ph_port_report_deferred_error(void) {
+  if (PyErr_Occurred() == NULL) return;
+#if HAS_GET_UNCHECKED
+  PyErr_FormatUnraisable("Exception ignored in what was deferred (pyhold)");
+#else
+  PyErr_WriteUnraisable(NULL);
+#endif
+}
+
 void ph_port_raise_no_memory(void) { PyErr_NoMemory(); }
 
 void ph_port_raise_finalizing(const char *message) {
@@ -384,28 +442,3 @@ void ph_port_raise_finalizing(const char *message) {
   PyErr_SetString(PyExc_RuntimeError, message);
 #endif
 }
-
-/* --- CPython's own guards --- */
-
-#if HAS_GUARDS
-void *ph_port_guard_take(void) {
-  error_state error = error_put_aside();
-  PyInterpreterGuard *guard = PyInterpreterGuard_FromCurrent();
-  PyErr_Clear();
-  error_put_back(error);
-  return guard;
-}
-
-bool ph_port_guards_are_void(void) {
-  return Py_IsFinalizing() || !Py_IsInitialized();
-}
-
-void ph_port_guard_close(void *guard) {
-  /* Void: there may be nothing left to tell. */
-  if (!ph_port_guards_are_void()) PyInterpreterGuard_Close(guard);
-}
-#else
-void *ph_port_guard_take(void) { return NULL; }
-void ph_port_guard_close(void *guard) { (void)guard; }
-bool ph_port_guards_are_void(void) { return false; }
-#endif

@@ -17,6 +17,13 @@
 /* 3.12+: a pending exception is one object; before, three pointers. */
 #define ERROR_IS_ONE_OBJECT (PY_VERSION_HEX >= 0x030C0000)
 
+/* 3.13+: threading.local has a key and a sentinel in each state; before, its
+ * values are in the state's dict. */
+#define HAS_THREADING_LOCAL_KEY (PY_VERSION_HEX >= 0x030D0000)
+/* Before 3.13: the threading module waits for the end of the first thread that
+ * imported it, until its state is deleted. */
+#define HAS_ON_DELETE (PY_VERSION_HEX < 0x030D0000)
+
 static inline bool ph_port_is_attached(PyThreadState *state) {
 #if CURRENT_IS_GLOBAL
   return _PyThreadState_UncheckedGet() == state;
@@ -31,6 +38,31 @@ static inline bool ph_port_has_error(PyThreadState *state) {
 #else
   return state->curexc_type != NULL;
 #endif
+}
+
+static inline int *ph_port_users(PyThreadState *state) {
+  return &state->gilstate_counter;
+}
+
+static inline bool ph_port_is_clean_but_for_error(PyThreadState *state) {
+#define LEFT(field) ((uintptr_t)state->field)
+  uintptr_t left = LEFT(dict) | LEFT(async_exc) | LEFT(async_gen_firstiter) |
+                   LEFT(async_gen_finalizer) | LEFT(context) |
+                   LEFT(coroutine_origin_tracking_depth);
+  /* None: Python code has handled an exception, and is done with it. */
+  if (state->exc_state.exc_value != Py_None) left |= LEFT(exc_state.exc_value);
+#if HAS_THREADING_LOCAL_KEY
+  left |= LEFT(threading_local_key) | LEFT(threading_local_sentinel);
+#endif
+#if HAS_ON_DELETE
+  left |= LEFT(on_delete); /* only deleting the state takes it away */
+#endif
+#undef LEFT
+  return left == 0;
+}
+
+static inline bool ph_port_is_clean(PyThreadState *state) {
+  return ph_port_is_clean_but_for_error(state) && !ph_port_has_error(state);
 }
 
 static inline bool ph_port_is_next(PyThreadState *state) {

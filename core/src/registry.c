@@ -4,15 +4,13 @@
 #include <assert.h>
 #include <dlfcn.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "deferred.h"
+#include "service.h"
 
 /* How often the waiting thread looks for Ctrl-C. */
 #define INTERRUPT_CHECK_MS 100
@@ -37,6 +35,7 @@ static pyhold_wait_policy policy;
 
 static struct record *record_new(port_interp *interp) {
   ph_gate_init();
+  ph_service_init();
   struct record *r = aligned_alloc(_Alignof(struct record), sizeof *r);
   struct ended_ids *e = malloc(sizeof *e);
   if (r == NULL || e == NULL) {
@@ -141,11 +140,10 @@ static bool main_is_ready(void) {
   return true;
 }
 
-/* Have the library that this is part of stay loaded: CPython is about to get
- * pointers into it. */
+/* Pin this library in memory: CPython is about to hold pointers into it. */
 static void stay_loaded(void) {
   Dl_info here;
-  /* A program is no library, and is not found: it needs nothing. */
+  /* An executable is never unloaded, so there is nothing to pin. */
   if (dladdr((void *)(uintptr_t)stay_loaded, &here) != 0)
     (void)dlopen(here.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
 }
@@ -175,7 +173,6 @@ static struct record *adopt_new(port_interp *interp, pyhold_status *status) {
   /* Another thread was first, or there is no memory. Nobody saw ours, but the
    * end of the main interpreter, which may have taken it out of the list. */
   ph_lock();
-  ph_gate_close(&r->gate);
   bool listed = kill_record(r);
   ph_unlock();
   if (listed) ph_record_unref(r);
@@ -317,14 +314,36 @@ bool ph_registry_orphan(struct pyhold_slot *slot) {
   return !dead;
 }
 
-void ph_registry_reclaim(struct record *r) {
+static bool has_exited(const struct pyhold_slot *orphan) {
+  return !orphan->outlives || ph_thread_is_gone(orphan->thread_id);
+}
+
+bool ph_registry_has_orphans(struct record *r, bool exited) {
   ph_lock();
-  struct pyhold_slot *orphans = r->orphans;
-  r->orphans = NULL;
+  struct pyhold_slot *orphan = r->orphans;
+  while (exited && orphan != NULL && !has_exited(orphan)) orphan = orphan->next;
   ph_unlock();
-  while (orphans != NULL) {
-    struct pyhold_slot *orphan = orphans;
-    orphans = orphan->next;
+  return orphan != NULL;
+}
+
+void ph_registry_reclaim(struct record *r, bool unclean_too) {
+  struct pyhold_slot *mine = NULL;
+  ph_lock();
+  for (struct pyhold_slot **at = &r->orphans; *at != NULL;) {
+    struct pyhold_slot *orphan = *at;
+    if (has_exited(orphan) &&
+        (unclean_too || ph_port_is_clean(orphan->state))) {
+      *at = orphan->next;
+      orphan->next = mine;
+      mine = orphan;
+    } else {
+      at = &orphan->next;
+    }
+  }
+  ph_unlock();
+  while (mine != NULL) {
+    struct pyhold_slot *orphan = mine;
+    mine = orphan->next;
     ph_port_state_delete_orphan(orphan->state);
     free(orphan);
   }
@@ -370,7 +389,6 @@ bool ph_registry_on_close_cancel(struct record *r, void (*fn)(void *),
 struct ending {
   struct record *record;
   int64_t finalizing_thread_id;
-  void *guard; /* CPython's, where another thread waits; else NULL */
   int64_t began_ms;
   int64_t warn_at_ms; /* after `began_ms`; INT64_MAX: never */
 };
@@ -440,36 +458,34 @@ static void make_close_calls(const struct ending *e) {
   ph_unlock();
 }
 
-struct doomed {
-  struct record *first;
+/* What is left of what one finalization ended. */
+struct remains {
+  struct record *doomed;     /* whose last reference is to be dropped */
+  pyhold_deferred *deferred; /* to be run with `false` */
 };
 
-static void kill_one(const struct ending *e, struct record *r, void *arg) {
+static void end_one(const struct ending *e, struct record *r, void *arg) {
   (void)e;
-  struct doomed *doomed = arg;
+  struct remains *remains = arg;
+  pyhold_deferred **end = &remains->deferred;
+  while (*end != NULL) end = &(*end)->next;
+  *end = ph_deferred_give_up(r);
   if (kill_record(r)) {
-    r->next = doomed->first;
-    doomed->first = r;
+    r->next = remains->doomed;
+    remains->doomed = r;
   }
-}
-
-static void leak_deferred(const struct ending *e, struct record *r,
-                          void *unused) {
-  (void)e;
-  (void)unused;
-  ph_deferred_leak(r);
 }
 
 /* Nothing holds them any more, and what was deferred in e->record is done. */
 static void finish(const struct ending *e) {
-  struct doomed doomed = {NULL};
+  struct remains remains = {NULL, NULL};
   ph_lock();
-  for_each_ending(e, leak_deferred, NULL);
-  for_each_ending(e, kill_one, &doomed);
+  for_each_ending(e, end_one, &remains);
   ph_unlock();
-  while (doomed.first != NULL) {
-    struct record *r = doomed.first;
-    doomed.first = r->next;
+  ph_deferred_run_late(remains.deferred);
+  while (remains.doomed != NULL) {
+    struct record *r = remains.doomed;
+    remains.doomed = r->next;
     ph_record_unref(r);
   }
 }
@@ -497,7 +513,9 @@ static void print_report(const pyhold_wait_report *report) {
     fprintf(stderr,
             "pyhold:   thread %" PRId64 " \"%s\" for %.1f s or more, since ",
             h->thread_id, h->thread_name, (double)h->held_ms / 1000);
-    if (h->file != NULL)
+    if (h->file != NULL && h->line == 0)
+      fputs(h->file, stderr);
+    else if (h->file != NULL)
       fprintf(stderr, "%s:%d", h->file, h->line);
     else
       fputs("an ensure of the C API", stderr);
@@ -619,57 +637,6 @@ static bool wait_for_holders(struct ending *e, int64_t until_ms) {
   return true;
 }
 
-/* Where CPython has guards (3.15), a thread of our own waits with one, so that
- * the remaining atexit callbacks can run meanwhile. */
-static void *wait_with_guard(void *arg) {
-  struct ending *e = arg;
-  pthread_setname_np(pthread_self(), "pyhold-gate");
-  ph_lock();
-  (void)wait_for_holders(e, INT64_MAX);
-  ph_unlock();
-  if (!ph_deferred_try_end(e->record) && !ph_port_guards_are_void()) {
-    /* The one time that this thread attaches; the guard makes it safe. */
-    port_state *state = ph_port_state_new(e->record->interp);
-    if (state != NULL) {
-      ph_port_attach(state);
-      ph_deferred_end(e->record);
-      ph_port_state_delete_attached(state);
-    }
-  }
-  finish(e);
-  ph_port_guard_close(e->guard);
-  ph_record_unref(e->record);
-  free(e);
-  return NULL;
-}
-
-/* True if such a thread was started; it then has `ending` and ends it. */
-static bool hand_over(const struct ending *ending) {
-  struct ending *e = malloc(sizeof *e);
-  if (e == NULL) return false;
-  *e = *ending;
-  e->guard = ph_port_guard_take();
-  pthread_attr_t attr;
-  pthread_t thread;
-  bool started = false;
-  if (e->guard != NULL && pthread_attr_init(&attr) == 0) {
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    ph_record_ref(e->record);
-    /* Signals are for the application's threads: it starts with none. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    started = pthread_create(&thread, &attr, wait_with_guard, e) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!started) ph_record_unref(e->record);
-    pthread_attr_destroy(&attr);
-  }
-  if (started) return true;
-  if (e->guard != NULL) ph_port_guard_close(e->guard);
-  free(e);
-  return false;
-}
-
 static port_state *detach_current(void) {
   port_state *maybe;
   port_state *state = ph_port_current(&maybe);
@@ -698,8 +665,9 @@ static bool is_of_parent(const struct record *r) { return r->pid != getpid(); }
 
 void ph_registry_finalize(void *cookie) {
   if (is_of_parent(cookie)) return;
+  ph_gate_prepare_close();
   struct ending e = {.record = cookie,
-                     .finalizing_thread_id = (int64_t)syscall(SYS_gettid)};
+                     .finalizing_thread_id = ph_this_thread_id()};
   ph_lock();
   if (atomic_load_explicit(&e.record->dead, memory_order_relaxed)) {
     ph_unlock();
@@ -720,13 +688,7 @@ void ph_registry_finalize(void *cookie) {
   e.warn_at_ms = warn_after_ms();
   bool idle = all_idle(&e);
   ph_unlock();
-  if (!idle) {
-    /* CPython ends left-over subinterpreters before it waits for its guards,
-     * and a thread that is waited for may have one. */
-    bool may_hand_over = !e.record->is_main || !ph_port_has_other_interps();
-    if (may_hand_over && hand_over(&e)) return;
-    wait_here(&e);
-  }
+  if (!idle) wait_here(&e);
   ph_deferred_end(e.record);
   finish(&e);
 }
@@ -739,10 +701,11 @@ void ph_registry_interp_gone(void *cookie) {
   ph_lock();
   /* Closed already, unless someone took the gate out of atexit. */
   ph_gate_close(&r->gate);
-  ph_deferred_leak(r);
+  pyhold_deferred *late = ph_deferred_give_up(r);
   if (r->is_main) runtime_closing = main_is_asked = false;
   bool unref = kill_record(r);
   ph_unlock();
+  ph_deferred_run_late(late);
   if (unref) ph_record_unref(r);
   ph_record_unref(r);
 }

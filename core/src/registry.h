@@ -44,6 +44,14 @@ struct record {
   struct close_call *close_calls, *running;
   struct pyhold_slot *orphans; /* slots of exited threads, with their states */
   struct ended_ids *ended;     /* what remembers the id after the end */
+  pyhold_deferred *deferred_rest; /* see deferred.h */
+  struct record *next_served;     /* in a list of the service thread's */
+
+  /* See deferred.h. On lines of their own: threads that are not attached write
+   * here. */
+  _Alignas(CACHE_LINE) _Atomic(pyhold_deferred *) deferred;
+  atomic_uint_least64_t deferred_count; /* pushed, and not run yet */
+  atomic_bool served; /* it is queued for the service thread */
 };
 
 void ph_record_ref(struct record *record);
@@ -61,14 +69,18 @@ struct record *ph_registry_find(port_interp *interp);
 struct record *ph_registry_find_main(void);
 
 /* Thread states that exited threads left behind are orphans: each hangs on its
- * record, in its slot, until another thread deletes it.
+ * record, in its slot, until another thread deletes it. That may have to wait
+ * until the thread is gone: on 3.15, where a thread's gilstate survives until
+ * then, its last destructors might still find the state.
  *
  * Unlink an exiting thread's slot, and make an orphan of it. False: the record
  * is DEAD, so that CPython deletes the state. Never waits for the GIL. */
 bool ph_registry_orphan(struct pyhold_slot *slot);
-/* Delete them. Requires: attached to the interpreter, which is protected. Runs
- * Python destructors. */
-void ph_registry_reclaim(struct record *record);
+/* Delete them, or those only that no call left anything in, so that nobody's
+ * destructors run. Requires: attached to the interpreter, which is protected. */
+void ph_registry_reclaim(struct record *record, bool unclean_too);
+/* Whether there are any; with `exited`, such as can be deleted now. */
+bool ph_registry_has_orphans(struct record *record, bool exited);
 
 /* See pyhold_on_close(). */
 pyhold_status ph_registry_on_close(struct record *record, void (*fn)(void *),

@@ -1,44 +1,73 @@
 #define _GNU_SOURCE
 #include "thread.h"
 
-#include <assert.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "deferred.h"
+#include "service.h"
 
-/* pyhold_frame.flags; an ensure that nests in another has none. */
-enum {
-  TOOK = 1,              /* it protects its slot's interpreter */
-  ATTACHED = 2,          /* it attached `state` */
-  USES = 4,              /* that is slot->state, counted in slot->uses */
-  DETACHED = 8,          /* pyhold_frame_detach() */
-  RESTORES = 16,         /* it attaches `restore` at its end */
-  RESTORE_TOOK = 32,     /* it protects restore_slot's interpreter */
-  RESTORE_DETACHED = 64, /* `restore` was detached, and will be again */
-  OWNED = 128,           /* by pyhold_thread_ensure() */
-  FINALIZER = 256,       /* entered while this thread ran atexit callbacks */
-  LEANS = 512,           /* on a hold that its caller has: LEANING */
+/* What is to be undone, where a handle of a slot does not tell it all. */
+struct pyhold_frame {
+  struct pyhold_slot *slot;         /* the interpreter it is about */
+  port_state *state;                /* attached inside of it, or NULL */
+  port_state *restore;              /* attached again at the end, or NULL */
+  struct pyhold_slot *restore_slot; /* protected until then, or NULL */
+  unsigned flags;
+  struct pyhold_frame *next, **pprev; /* in force: newest first; or spare */
 };
+
+/* struct pyhold_frame.flags */
+enum {
+  IN_FORCE = 1,
+  COUNTS = 2,     /* in slot->ensures */
+  LEANS = 4,      /* in slot->leans */
+  DETACHED = 8,   /* pyhold_frame_detach() */
+  REBINDS = 16,   /* `restore` was detached, and will be again */
+  FINALIZER = 32, /* entered while this thread ran atexit callbacks */
+};
+
+/* A handle is a frame, or a slot with some of these in its low bits. */
+enum { COUNTED = 1, QUICK = 2, LEANED = 4, KINDS = 7 };
+
+static inline pyhold_frame *slot_handle(struct pyhold_slot *slot,
+                                        unsigned kinds) {
+  return (pyhold_frame *)((uintptr_t)slot + kinds);
+}
+static inline unsigned kinds_of(const pyhold_frame *handle) {
+  return (unsigned)((uintptr_t)handle & KINDS);
+}
+static inline struct pyhold_slot *slot_of(pyhold_frame *handle) {
+  return (struct pyhold_slot *)((uintptr_t)handle & ~(uintptr_t)KINDS);
+}
 
 struct thread {
   struct pyhold_slot *slots; /* newest first */
-  pyhold_frame *top;
-  pyhold_frame *spare; /* OWNED ones to use again, through `outer` */
-  uint64_t serial;     /* of all threads that were, none has the same; or 0 */
+  struct pyhold_frame *frames, *spare;
+  pyhold_frame **pairs; /* handles of pyhold_thread_ensure(), oldest first */
+  unsigned pair_count, pair_room;
+  bool exiting;     /* its C++ thread_local variables are being destroyed */
+  unsigned rounds;  /* of destructors of pthread keys that came since */
+  uint64_t serial;  /* of all threads that were, none has the same; or 0 */
   port_state *gone; /* CPython deleted it, and may still have it as gilstate */
 };
 
-/* --- The thread --- */
-
 static _Thread_local struct thread self;
-static pthread_key_t exit_key; /* for its destructor only */
-static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
-static int exit_key_error;
+
+/* Tells threads apart in one instruction, where the compiler can. */
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_thread_pointer)
+#define HAS_THREAD_POINTER 1
+#endif
+#endif
+static inline void *this_thread(void) {
+#if defined(HAS_THREAD_POINTER)
+  return __builtin_thread_pointer();
+#else
+  return &self;
+#endif
+}
 
 /* Keeps the general ways out of the short ones, which save no registers then. */
 #if defined(__GNUC__)
@@ -46,6 +75,24 @@ static int exit_key_error;
 #else
 #define NOINLINE
 #endif
+
+/* --- Slots --- */
+
+static bool is_dead(const struct record *r) {
+  /* acquire: pairs with kill_record(). */
+  return atomic_load_explicit(&r->dead, memory_order_acquire);
+}
+
+static bool is_closed(const struct record *r) {
+  /* relaxed: who is protected sees it open, unless this thread itself closed it,
+   * or the wait was given up. */
+  return atomic_load_explicit(&r->gate.closed, memory_order_relaxed);
+}
+
+static bool is_active(const struct pyhold_slot *slot) {
+  /* relaxed: only this thread writes it. */
+  return atomic_load_explicit(&slot->active, memory_order_relaxed);
+}
 
 static void unlink_slot(struct pyhold_slot *slot) {
   ph_lock();
@@ -55,76 +102,11 @@ static void unlink_slot(struct pyhold_slot *slot) {
   free(slot);
 }
 
-static bool is_dead(const struct record *r) {
-  /* acquire: pairs with kill_record(). */
-  return atomic_load_explicit(&r->dead, memory_order_acquire);
-}
-
-static bool is_active(const struct pyhold_slot *slot) {
-  /* relaxed: only this thread writes it. */
-  return atomic_load_explicit(&slot->active, memory_order_relaxed);
-}
-
-/* What becomes of the state that an exiting thread has. Where there is a GIL it
- * is not waited for: someone who has it may be joining this thread. So the slot
- * is left, with the state, to the next thread that makes one. True if it is. */
-static bool leave_behind(struct pyhold_slot *slot) {
-  struct record *r = slot->record;
-  if (slot->state == NULL || slot->uses > 0 || is_dead(r)) return false;
-  if (!ph_port_exit_deletes_state()) {
-    if (!ph_registry_orphan(slot)) free(slot);
-    ph_record_unref(r);
-    return true;
-  }
-  if (ph_slot_enter(&r->gate, slot)) { /* else it is CPython's now */
-    ph_port_attach(slot->state);
-    ph_port_state_delete_attached(slot->state);
-    ph_slot_leave(&r->gate, slot);
-  }
-  return false;
-}
-
-/* Runs as the thread exits, when the frames are gone; unless it was ended inside
- * one by CPython, in an attach after the wait was given up. */
-static void thread_exit(void *arg) {
-  struct thread *t = arg;
-  while (t->slots != NULL) {
-    struct pyhold_slot *slot = t->slots;
-    t->slots = slot->next_of_thread;
-    if (is_active(slot)) {
-      if (!is_dead(slot->record))
-        ph_fatal("a thread exits inside an ensure that it never released");
-      ph_slot_leave(&slot->record->gate, slot);
-    }
-    if (!leave_behind(slot)) unlink_slot(slot);
-  }
-  while (t->spare != NULL) {
-    pyhold_frame *frame = t->spare;
-    t->spare = frame->outer;
-    free(frame);
-  }
-  *t =
-      (struct thread){0}; /* a later destructor of this thread may start anew */
-}
-
-static void make_exit_key(void) {
-  exit_key_error = pthread_key_create(&exit_key, thread_exit);
-}
-
-/* Have thread_exit() called for this thread. False: no memory. */
-static bool is_known(struct thread *t) {
-  if (t->serial != 0) return true;
-  pthread_once(&exit_key_once, make_exit_key);
-  if (exit_key_error != 0 || pthread_setspecific(exit_key, t) != 0)
-    return false;
-  static atomic_uint_least64_t serials;
-  /* relaxed: a number that differs is all that is asked. */
-  t->serial = 1 + atomic_fetch_add_explicit(&serials, 1, memory_order_relaxed);
-  return true;
-}
+static bool is_known(struct thread *t);
 
 static bool in_use(const struct thread *t, const struct pyhold_slot *slot) {
-  for (const pyhold_frame *f = t->top; f != NULL; f = f->outer)
+  if (slot->ensures + slot->leans > 0 || slot->quick != NULL) return true;
+  for (const struct pyhold_frame *f = t->frames; f != NULL; f = f->next)
     if (f->slot == slot || f->restore_slot == slot) return true;
   return false;
 }
@@ -151,8 +133,9 @@ static struct pyhold_slot *slot_for(struct thread *t, struct record *r) {
       aligned_alloc(_Alignof(struct pyhold_slot), sizeof *slot);
   if (slot == NULL) return NULL;
   memset(slot, 0, sizeof *slot);
+  slot->owner = this_thread();
   slot->record = r;
-  slot->thread_id = (int64_t)syscall(SYS_gettid);
+  slot->thread_id = ph_this_thread_id();
   ph_record_ref(r);
   ph_lock();
   ph_gate_link(&r->gate, slot);
@@ -268,16 +251,23 @@ pyhold_status ph_thread_adopt_current(struct record **out) {
   return PYHOLD_OK;
 }
 
-/* --- Frames --- */
+/* --- Protection --- */
 
-static void push(struct thread *t, pyhold_frame *frame) {
-  frame->outer = t->top;
-  t->top = frame;
+static unsigned bits_in(uint64_t word) {
+  unsigned count = 0;
+  for (; word != 0; word &= word - 1) ++count;
+  return count;
+}
+
+/* The bit of slot->daemons that is the newest ensure's; 0: there is none. */
+static uint64_t newest_bit(const struct pyhold_slot *slot) {
+  if (slot->ensures == 0 || slot->ensures > 64) return 0;
+  return UINT64_C(1) << (slot->ensures - 1);
 }
 
 /* Note where the slot was taken. Before it is, so that a report finds it. */
-static void note_place(struct pyhold_slot *slot, const char *file, int line,
-                       int64_t since_ms) {
+static inline void note_place(struct pyhold_slot *slot, const char *file,
+                              int line, int64_t since_ms) {
   /* relaxed, all: see struct pyhold_slot. */
   atomic_store_explicit(&slot->file, file, memory_order_relaxed);
   atomic_store_explicit(&slot->line, line, memory_order_relaxed);
@@ -287,67 +277,53 @@ static void note_place(struct pyhold_slot *slot, const char *file, int line,
 /* Join those that a closed gate waits for, if this thread came in with one. */
 static bool join(struct pyhold_slot *slot) {
   struct gate *gate = &slot->record->gate;
-  for (const pyhold_frame *f = self.top; f != NULL; f = f->outer) {
-    if (f->slot != slot || !(f->flags & LEANS)) continue;
-    if (!ph_gate_join(gate)) return false; /* it was given back since */
+  if (slot->leans == 0 || !ph_gate_join(gate)) return false;
+  ph_slot_enter_pinned(slot);
+  ph_gate_drop(gate); /* after ph_slot_enter_pinned() [INV2] */
+  return true;
+}
+
+/* Protect the slot's interpreter, unless an older ensure does. False: refused.
+ */
+static bool protect(struct pyhold_slot *slot, enum entry entry,
+                    const char *file, int line) {
+  if (is_active(slot)) return true;
+  note_place(slot, file, line, ph_now_ms());
+  if (entry == PINNED) {
     ph_slot_enter_pinned(slot);
-    ph_gate_drop(gate); /* after ph_slot_enter_pinned() [INV2] */
     return true;
   }
-  return false;
+  return ph_slot_enter(&slot->record->gate, slot) || join(slot);
 }
 
-/* Protect the slot's interpreter, unless an older frame does. False: refused.
- */
-static bool protect(struct pyhold_slot *slot, enum entry entry, bool *took,
-                    const char *file, int line) {
-  *took = false;
-  if (is_active(slot) || entry == LEANING) return true;
-  note_place(slot, file, line, ph_now_ms());
-  if (entry == PINNED)
-    ph_slot_enter_pinned(slot);
-  else if (!ph_slot_enter(&slot->record->gate, slot) && !join(slot))
-    return false;
-  *took = true;
-  return true;
-}
-
-static void unprotect(struct pyhold_slot *slot) {
-  ph_slot_leave(&slot->record->gate, slot);
-}
-
-/* Have leave() attach `state` again, and keep its interpreter from finalizing
- * until then, if pyhold knows it and is not too late. */
-static bool protect_restored(struct thread *t, pyhold_frame *frame,
-                             port_state *state) {
-  bool took;
-  struct pyhold_slot *slot = slot_for_interp(t, ph_port_state_interp(state));
-  if (slot == NULL || !protect(slot, ASK, &took, frame->file, frame->line))
-    return false;
-  frame->restore_slot = slot;
-  if (took) frame->flags |= RESTORE_TOOK;
-  return true;
-}
-
-/* Before frame->state is attached: set aside what is, or what PyGILState would
- * attach, if it would forget that by being given another. */
-static void set_aside(struct thread *t, pyhold_frame *frame,
-                      port_state *attached) {
-  if (attached != NULL) {
-    /* Unprotected it is as safe as in Py_BEGIN_ALLOW_THREADS. */
-    (void)protect_restored(t, frame, attached);
-    frame->restore = attached;
-    frame->flags |= RESTORES;
-    ph_port_detach(attached);
-  } else {
-    port_state *displaced = ph_port_displaced_by(frame->state);
-    if (displaced != NULL && displaced != t->gone &&
-        protect_restored(t, frame, displaced)) {
-      frame->restore = displaced;
-      frame->flags |= RESTORES | RESTORE_DETACHED;
-    }
+/* Count one more ensure on a slot that is protected. `used`: the state that is
+ * attached. Nobody else counts this ensure in it [INV8]. */
+static void count(struct pyhold_slot *slot, port_state *used) {
+  ++slot->ensures;
+  if (slot->used == NULL) {
+    slot->used = used;
+    slot->counted = true;
+    ++*ph_port_users(used);
   }
 }
+
+static void unprotect_if_last(struct pyhold_slot *slot) {
+  if (is_active(slot) && slot->ensures <= bits_in(slot->daemons))
+    ph_slot_leave(&slot->record->gate, slot); /* INV4 */
+}
+
+static void discount(struct pyhold_slot *slot) {
+  slot->daemons &= ~newest_bit(slot);
+  if (--slot->ensures == 0) {
+    if (slot->counted && !is_dead(slot->record))
+      --*ph_port_users(slot->used); /* INV8 */
+    slot->counted = false;
+    slot->used = NULL;
+  }
+  unprotect_if_last(slot);
+}
+
+/* --- States --- */
 
 /* The state that the thread most likely has for the slot's interpreter, attached
  * or not; or NULL. */
@@ -367,24 +343,215 @@ static port_state *detached_state(const struct thread *t,
   port_state *usual = usual_state(t, slot);
   if (usual != NULL) return usual;
   /* What a frame set aside is detached. */
-  for (const pyhold_frame *f = t->top; f != NULL; f = f->outer)
+  for (const struct pyhold_frame *f = t->frames; f != NULL; f = f->next)
     if (f->restore != NULL &&
         ph_port_state_interp(f->restore) == slot->record->interp)
       return f->restore;
   return NULL;
 }
 
-/* The five ways of the table in thread.h. The frame's slot is protected, and
- * nobody else sees the frame yet. Pushes it if OK. */
-static pyhold_status attach(struct thread *t, pyhold_frame *frame,
-                            pyhold_keep keep) {
-  struct pyhold_slot *slot = frame->slot;
+/* Clear what calls left in a state. Destructors may set things again, so there
+ * are rounds. False: it is not clean even so. Requires: attached to it. */
+NOINLINE static bool make_clean(struct pyhold_slot *slot, port_state *state,
+                                enum left_error error) {
+  for (int round = 0; round < 8 && !ph_port_is_clean(state); ++round) {
+    if (ph_port_has_error(state)) {
+      if (error == KEEP_ERROR) {
+        slot->keeps_error = true;
+        ph_port_clear_state(state);
+        if (ph_port_is_clean_but_for_error(state)) return true;
+        continue;
+      }
+      if (error == REPORT_ERROR) /* relaxed, both: this thread's own. */
+        ph_port_report_error(
+            atomic_load_explicit(&slot->file, memory_order_relaxed),
+            atomic_load_explicit(&slot->line, memory_order_relaxed));
+      else
+        ph_port_forget_error();
+    }
+    ph_port_clear_state(state);
+  }
+  return ph_port_is_clean(state);
+}
+
+/* An ensure has attached `state`: count it, and if it is the outermost use of a
+ * kept state, see that it starts fresh [INV9]. */
+static inline void begin_use(struct pyhold_slot *slot, port_state *state) {
+  int *users = ph_port_users(state);
+  if (*users == PH_KEPT && !ph_port_is_clean(state) &&
+      ph_port_is_unused(state)) {
+    bool kept = slot->keeps_error;
+    slot->keeps_error = false;
+    ++*users;
+    (void)make_clean(slot, state, kept ? KEEP_ERROR : DROP_ERROR);
+    slot->keeps_error = false;
+    return;
+  }
+  ++*users;
+}
+
+static void delete_attached(struct thread *t, struct pyhold_slot *slot) {
+  /* Not marked: what the clearing runs is not to clear it, too. */
+  *ph_port_users(slot->state) = 2;
+  ph_port_state_delete_attached(slot->state);
+  for (struct pyhold_frame *f = t->frames; f != NULL; f = f->next)
+    if (f->restore == slot->state) f->restore = NULL; /* nothing to bind */
+  if (slot->used == slot->state) slot->used = NULL;
+  slot->state = NULL;
+}
+
+/* Whether a frame comes back to the slot's state, as somebody attached it
+ * without counting. */
+static bool is_set_aside(const struct thread *t,
+                         const struct pyhold_slot *slot) {
+  for (const struct pyhold_frame *f = t->frames; f != NULL; f = f->next)
+    if (f->restore == slot->state && !(f->flags & REBINDS)) return true;
+  return false;
+}
+
+/* An ensure that attached `state` ends: detach it, cleared or deleted if this
+ * was its outermost use. The ensure is still counted in its slot. */
+static void end_use(struct thread *t, struct pyhold_slot *slot,
+                    port_state *state, enum left_error error) {
+  if (is_dead(slot->record) && attached_state(t) != state) {
+    /* This thread itself finalized the interpreter meanwhile, or the wait was
+     * given up and CPython ends this thread. The state is gone. */
+    if (slot->state == state) slot->state = NULL;
+    return;
+  }
+  if (!ph_port_is_attached(state))
+    ph_fatal_slot("an ensure or a guard ends while not its state is attached",
+                  slot);
+  int *users = ph_port_users(state);
+  if (slot->ensures + slot->leans - slot->rebinds > 1) {
+    /* Others go on: a greenlet will leave them later, or they have detached. */
+    if (slot->used == state && !slot->counted)
+      slot->counted = true; /* takes over our count [INV8] */
+    else
+      --*users;
+    ph_port_detach(state);
+    return;
+  }
+  if (slot->counted && slot->used == state) { /* took over another's */
+    slot->counted = false;
+    --*users;
+  }
+  bool is_ours = state == slot->state && slot->persistent == 0;
+  if (is_ours && !slot->keep && *users == 2 && !is_set_aside(t, slot)) {
+    if (error == REPORT_ERROR && ph_port_has_error(state))
+      (void)make_clean(slot, state, error);
+    delete_attached(t, slot); /* INV5 */
+    return;
+  }
+  if (*users == PH_KEPT + 1 && !ph_port_is_clean(state) &&
+      ph_port_is_unused(state) && !make_clean(slot, state, error) && is_ours &&
+      slot->keep && !is_set_aside(t, slot)) {
+    delete_attached(t, slot);
+    return;
+  }
+  --*users;
+  ph_port_detach(state);
+  if (t->exiting && *users == PH_KEPT) ph_port_state_disown(state);
+}
+
+/* --- Frames --- */
+
+static bool reserve_frame(struct thread *t) {
+  if (t->spare != NULL) return true;
+  struct pyhold_frame *frame = malloc(sizeof *frame);
+  if (frame == NULL) return false;
+  frame->flags = 0;
+  frame->next = NULL;
+  t->spare = frame;
+  return true;
+}
+
+/* Requires: reserve_frame(). */
+static struct pyhold_frame *push_frame(struct thread *t,
+                                       struct pyhold_slot *slot) {
+  struct pyhold_frame *frame = t->spare;
+  t->spare = frame->next;
+  *frame = (struct pyhold_frame){
+      .slot = slot, .flags = IN_FORCE, .next = t->frames, .pprev = &t->frames};
+  if (frame->next != NULL) frame->next->pprev = &frame->next;
+  return t->frames = frame;
+}
+
+static void pop_frame(struct thread *t, struct pyhold_frame *frame) {
+  *frame->pprev = frame->next;
+  if (frame->next != NULL) frame->next->pprev = frame->pprev;
+  frame->flags = 0;
+  frame->next = t->spare;
+  t->spare = frame;
+}
+
+/* Keep the interpreter of a state that leave() will attach again from finalizing
+ * until then, if pyhold knows it and is not too late. */
+static bool protect_restored(struct thread *t, struct pyhold_frame *frame,
+                             port_state *state, const char *file, int line) {
+  struct pyhold_slot *slot = slot_for_interp(t, ph_port_state_interp(state));
+  if (slot == NULL || !protect(slot, ASK, file, line)) return false;
+  frame->restore_slot = slot;
+  return true;
+}
+
+/* Before frame->state is attached: set aside what is, or what PyGILState would
+ * attach, if it would forget that by being given another. */
+static void set_aside(struct thread *t, struct pyhold_frame *frame,
+                      port_state *attached, const char *file, int line) {
+  if (attached != NULL) {
+    /* Unprotected it is as safe as in Py_BEGIN_ALLOW_THREADS. */
+    if (protect_restored(t, frame, attached, file, line))
+      count(frame->restore_slot, attached);
+    frame->restore = attached;
+    ph_port_detach(attached);
+    return;
+  }
+  port_state *displaced = ph_port_displaced_by(frame->state);
+  if (displaced != NULL && displaced != t->gone &&
+      protect_restored(t, frame, displaced, file, line)) {
+    frame->restore = displaced;
+    frame->flags |= REBINDS;
+    /* Not in use: it may be cleared or deleted meanwhile. */
+    ++frame->restore_slot->ensures;
+    ++frame->restore_slot->rebinds;
+  }
+}
+
+/* Attach what was set aside, unless there is nothing to come back to. */
+static void restore(struct pyhold_frame *frame) {
+  const struct pyhold_slot *slot =
+      (frame->flags & DETACHED) ? frame->slot : frame->restore_slot;
+  if (slot != NULL && is_dead(slot->record) && !(frame->flags & FINALIZER)) {
+    /* relaxed: only a value that this thread wrote is equal. */
+    bool ended_it =
+        atomic_load_explicit(&slot->record->finalizing_thread_id,
+                             memory_order_relaxed) == slot->thread_id;
+    if (ended_it || (frame->flags & REBINDS)) return;
+    /* The wait was given up. What follows in this thread believes that it is
+     * attached: so it ends here, as CPython from 3.14 on ends its daemons. */
+    for (;;) pause();
+  }
+  ph_port_attach(frame->restore);
+  if (frame->flags & REBINDS) ph_port_detach(frame->restore);
+}
+
+/* --- Ensure --- */
+
+/* The five ways of the table in thread.h, for a slot that is protected, or for
+ * an ensure that leans. */
+static pyhold_status attach(struct thread *t, struct pyhold_slot *slot,
+                            pyhold_frame **out, const char *file, int line,
+                            enum entry entry, pyhold_keep keep) {
   struct record *r = slot->record;
+  const bool leans = entry == LEANING;
   port_state *attached = attached_state(t);
   if (attached != NULL && ph_port_state_interp(attached) == r->interp) {
-    frame->state = attached;
-    push(t, frame);
-    if ((frame->flags & TOOK) && ph_deferred_is_any(r)) ph_deferred_take(r);
+    if (leans)
+      ++slot->leans;
+    else
+      count(slot, attached);
+    *out = slot_handle(slot, leans ? LEANED : COUNTED);
     return PYHOLD_OK;
   }
   /* Dead and protected: the wait was given up, or this thread ended the
@@ -393,123 +560,119 @@ static pyhold_status attach(struct thread *t, pyhold_frame *frame,
 
   if (t->gone != NULL && ph_port_gilstate() == t->gone)
     ph_port_forget_gilstate(r->interp);
+  if (!reserve_frame(t)) return PYHOLD_ENOMEM;
   bool made = false;
-  frame->state = detached_state(t, slot);
-  if (frame->state == NULL) {
-    frame->state = slot->state = ph_port_state_new(r->interp);
-    if (frame->state == NULL) return PYHOLD_ENOMEM;
+  port_state *state = detached_state(t, slot);
+  if (state == NULL) {
+    state = slot->state = ph_port_state_new(r->interp);
+    if (state == NULL) return PYHOLD_ENOMEM;
     slot->keep = keep == PYHOLD_KEEP && r->is_main;
+    if (slot->keep) *ph_port_users(state) = PH_KEPT;
     made = true;
   }
-  frame->flags |= ATTACHED;
-  if (frame->state == slot->state) {
-    frame->flags |= USES;
-    ++slot->uses;
+  if (t->exiting) ph_port_state_own(state);
+  if (leans) {
+    ++slot->leans;
+  } else {
+    ++slot->ensures;
+    if (slot->used == NULL) slot->used = state;
   }
-  push(t, frame); /* before set_aside(), which may look for slots not in use */
-  set_aside(t, frame, attached);
-  ph_port_attach(frame->state);
+  struct pyhold_frame *frame = NULL;
+  if (attached == NULL && slot->quick == NULL && !t->exiting &&
+      ph_port_displaced_by(state) == NULL) {
+    slot->quick = state;
+    *out = slot_handle(slot, QUICK | (leans ? LEANED : COUNTED));
+  } else {
+    frame = push_frame(t, slot);
+    frame->state = state;
+    frame->flags |= leans ? LEANS : COUNTS;
+    set_aside(t, frame, attached, file, line);
+    *out = frame;
+  }
+  ph_port_attach(state);
   t->gone = NULL; /* if it was the gilstate, now this one is */
+  begin_use(slot, state);
   /* Whoever adds a state takes away those that exited threads left. */
-  if (made) ph_registry_reclaim(r);
-  if (ph_deferred_is_any(r)) ph_deferred_take(r);
+  if (made) ph_registry_reclaim(r, /*unclean_too=*/false);
   return PYHOLD_OK;
 }
 
 /* The general way. */
-NOINLINE static pyhold_status enter_slowly(pyhold_frame *frame,
-                                           struct record *r, const char *file,
-                                           int line, enum entry entry,
-                                           pyhold_keep keep) {
+NOINLINE static pyhold_status enter_slowly(pyhold_frame **out, struct record *r,
+                                           const char *file, int line,
+                                           enum entry entry, pyhold_keep keep) {
   struct thread *t = &self;
   struct pyhold_slot *slot = slot_for(t, r);
   if (slot == NULL) return PYHOLD_ENOMEM;
-  bool took;
-  if (!protect(slot, entry, &took, file, line)) return PYHOLD_EFINALIZING;
-  *frame = (pyhold_frame){
-      .slot = slot,
-      .file = file,
-      .line = line,
-      .flags = (took ? TOOK : 0) | (entry == LEANING ? LEANS : 0)};
-  pyhold_status status = attach(t, frame, keep);
-  if (status != PYHOLD_OK && took) unprotect(slot);
+  if (entry != LEANING && !protect(slot, entry, file, line))
+    return PYHOLD_EFINALIZING;
+  const bool is_outermost = slot->ensures + slot->leans == 0;
+  pyhold_status status = attach(t, slot, out, file, line, entry, keep);
+  if (status != PYHOLD_OK)
+    unprotect_if_last(slot);
+  else if (is_outermost)
+    ph_service_help(r);
   return status;
-}
-
-static inline void push_simple(struct thread *t, pyhold_frame *frame,
-                               struct pyhold_slot *slot, port_state *state,
-                               const char *file, int line, unsigned flags) {
-  frame->outer = t->top;
-  frame->slot = slot;
-  frame->state = state;
-  frame->restore = NULL;
-  frame->restore_slot = NULL;
-  frame->file = file;
-  frame->line = line;
-  frame->flags = flags;
-  t->top = frame;
 }
 
 /* The short way for threads that have a state, if there is nothing to set aside:
  * they are detached, or attached to it through something else than pyhold. */
-NOINLINE static pyhold_status enter_outermost(pyhold_frame *frame,
+NOINLINE static pyhold_status enter_outermost(pyhold_frame **out,
                                               struct record *r,
                                               const char *file, int line,
                                               enum entry entry,
                                               pyhold_keep keep) {
   struct thread *t = &self;
   struct pyhold_slot *slot = t->slots;
-  if (slot == NULL || slot->record != r || is_active(slot) || entry != ASK)
-    return enter_slowly(frame, r, file, line, entry, keep);
+  if (slot == NULL || slot->record != r || slot->ensures != 0 ||
+      slot->quick != NULL || entry != ASK || t->exiting)
+    return enter_slowly(out, r, file, line, entry, keep);
   /* The clock would be a third of what this costs without a GIL. */
   note_place(slot, file, line, SINCE_BEFORE_CLOSE);
   if (!ph_slot_enter(&r->gate, slot)) {
-    if (t->top == NULL) return PYHOLD_EFINALIZING;
-    return enter_slowly(frame, r, file, line, entry, keep);
+    if (slot->leans == 0) return PYHOLD_EFINALIZING;
+    return enter_slowly(out, r, file, line, entry, keep);
   }
   /* Only now is the state there for sure. */
   port_state *state = usual_state(t, slot);
   if (state != NULL && ph_port_is_next(state)) {
-    unsigned flags = TOOK | ATTACHED;
-    if (state == slot->state) {
-      flags |= USES;
-      ++slot->uses;
-    }
-    push_simple(t, frame, slot, state, file, line, flags);
+    slot->ensures = 1;
+    slot->used = slot->quick = state;
+    *out = slot_handle(slot, QUICK | COUNTED);
     ph_port_attach(state);
-    if (ph_deferred_is_any(r)) ph_deferred_take(r);
+    begin_use(slot, state);
+    ph_service_help(r);
     return PYHOLD_OK;
   }
   if (state != NULL && ph_port_is_attached(state)) {
-    push_simple(t, frame, slot, state, file, line, TOOK);
-    if (ph_deferred_is_any(r)) ph_deferred_take(r);
+    count(slot, state);
+    *out = slot_handle(slot, COUNTED);
+    ph_service_help(r);
     return PYHOLD_OK;
   }
   ph_slot_leave(&r->gate, slot);
-  return enter_slowly(frame, r, file, line, entry, keep);
+  return enter_slowly(out, r, file, line, entry, keep);
 }
 
 /* Here the short way for an ensure in an ensure of the same interpreter, and
- * attached: its slot protects it (INV4), or, for both, a hold. */
-pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *r,
+ * attached: its slot is protected (INV4). */
+pyhold_status ph_thread_enter(pyhold_frame **out, struct record *r,
                               const char *file, int line, enum entry entry,
                               pyhold_keep keep) {
-  struct thread *t = &self;
-  const pyhold_frame *top = t->top;
-  if (top == NULL || top->slot->record != r || top->state == NULL ||
-      !(is_active(top->slot) || (entry == LEANING && (top->flags & LEANS))) ||
-      /* relaxed: a thread that ended its own interpreter sees it closed, and
-       * does not look into a state that is gone. */
-      atomic_load_explicit(&r->gate.closed, memory_order_relaxed) ||
-      !ph_port_is_attached(top->state))
-    return enter_outermost(frame, r, file, line, entry, keep);
-  push_simple(t, frame, top->slot, top->state, file, line, 0);
+  struct pyhold_slot *slot = self.slots;
+  if (slot == NULL || slot->record != r || slot->used == NULL ||
+      slot->daemons != 0 || entry == LEANING || is_closed(r) ||
+      !ph_port_is_attached(slot->used))
+    return enter_outermost(out, r, file, line, entry, keep);
+  ++slot->ensures;
+  *out = slot_handle(slot, COUNTED);
   return PYHOLD_OK;
 }
 
-pyhold_status pyhold_frame_detach(pyhold_frame *frame, const char *file,
+pyhold_status pyhold_frame_detach(pyhold_frame **out, const char *file,
                                   int line) {
   struct thread *t = &self;
+  *out = NULL;
   /* Only what is known to be this thread's: nobody vouches for it here. */
   port_state *attached = attached_state(t);
   if (attached == NULL) return PYHOLD_EDETACHED;
@@ -518,184 +681,277 @@ pyhold_status pyhold_frame_detach(pyhold_frame *frame, const char *file,
   if (status != PYHOLD_OK) return status;
   struct pyhold_slot *slot = slot_for(t, r);
   ph_record_unref(r);
-  if (slot == NULL) return PYHOLD_ENOMEM;
-  bool took;
+  if (slot == NULL || !reserve_frame(t)) return PYHOLD_ENOMEM;
   /* relaxed: only a value that this thread wrote is equal. */
   bool finalizes_it =
       atomic_load_explicit(&slot->record->finalizing_thread_id,
                            memory_order_relaxed) == slot->thread_id;
-  if (!protect(slot, ASK, &took, file, line) && !finalizes_it)
-    return PYHOLD_EFINALIZING;
-  *frame = (pyhold_frame){.slot = slot,
-                          .restore = attached,
-                          .file = file,
-                          .line = line,
-                          .flags = DETACHED | RESTORES | (took ? TOOK : 0) |
-                                   (finalizes_it ? FINALIZER : 0)};
+  bool is_protected = protect(slot, ASK, file, line);
+  if (!is_protected && !finalizes_it) return PYHOLD_EFINALIZING;
+  struct pyhold_frame *frame = push_frame(t, slot);
+  frame->restore = attached;
+  frame->flags |= DETACHED;
+  if (is_protected) {
+    count(slot, attached);
+    frame->flags |= COUNTS;
+  }
+  if (finalizes_it) frame->flags |= FINALIZER;
   ph_port_detach(attached);
-  push(t, frame);
+  *out = frame;
   return PYHOLD_OK;
 }
 
-/* Whether slot->state is to stay, now that no frame has it attached. */
-static bool is_wanted(const struct thread *t, const struct pyhold_slot *slot) {
-  if (slot->keep || slot->uses > 0 || slot->persistent > 0) return true;
-  /* PyGILState_Ensure attached it, say, and will come back to it. */
-  for (const pyhold_frame *f = t->top; f != NULL; f = f->outer)
-    if (f->restore == slot->state && !(f->flags & RESTORE_DETACHED))
-      return true;
-  return false;
-}
+/* --- Release --- */
 
-static void delete_attached(struct thread *t, struct pyhold_slot *slot) {
-  ++slot->uses; /* by the clearing, which may ensure */
-  ph_port_state_delete_attached(slot->state);
-  --slot->uses;
-  for (pyhold_frame *f = t->top; f != NULL; f = f->outer) {
-    if (f->restore == slot->state) { /* there is nothing to bind again */
-      f->restore = NULL;
-      f->flags &= ~(unsigned)RESTORES;
+NOINLINE static void leave_slowly(pyhold_frame *handle, enum left_error error) {
+  struct thread *t = &self;
+  const unsigned kinds = kinds_of(handle);
+  if (kinds != 0) {
+    struct pyhold_slot *slot = slot_of(handle);
+    if (((kinds & COUNTED) && slot->ensures == 0) ||
+        ((kinds & LEANED) && slot->leans == 0) ||
+        ((kinds & QUICK) && slot->quick == NULL))
+      ph_fatal_slot("an ensure was released, or a guard left, twice", slot);
+    if (kinds & QUICK) {
+      port_state *state = slot->quick;
+      end_use(t, slot, state, error); /* may run Python, which nests */
+      slot->quick = NULL;
     }
+    if (kinds & LEANED)
+      --slot->leans;
+    else
+      discount(slot);
+    return;
   }
-  slot->state = NULL;
-}
-
-/* Whether an exception that is pending when a frame is left would be met by the
- * thread's next one, in a state that nobody but pyhold has. */
-static bool leaves_error(const pyhold_frame *frame) {
-  const struct pyhold_slot *slot = frame->slot;
-  return (frame->flags & USES) && slot->uses == 1 && slot->persistent == 0 &&
-         !is_dead(slot->record) && ph_port_is_attached(frame->state) &&
-         ph_port_has_error(frame->state);
-}
-
-static void undo_attach(struct thread *t, pyhold_frame *frame) {
+  struct pyhold_frame *frame = handle;
   struct pyhold_slot *slot = frame->slot;
-  /* The C API's calls may pass one on: Cython does. */
-  if (!(frame->flags & OWNED) && leaves_error(frame))
-    ph_port_report_error(frame->file, frame->line);
-  if (frame->flags & USES) --slot->uses;
-  if (is_dead(slot->record) && attached_state(t) != frame->state) {
-    /* This thread itself finalized the interpreter meanwhile, or the wait was
-     * given up and CPython ends this thread. The state is gone. */
-    if (frame->flags & USES) slot->state = NULL;
-  } else if ((frame->flags & USES) && !is_wanted(t, slot)) {
-    delete_attached(t, slot);
-  } else {
-    ph_port_detach(frame->state);
+  if (!(frame->flags & IN_FORCE))
+    ph_fatal("an ensure was released, or a guard left, twice");
+  if (frame->state != NULL) end_use(t, slot, frame->state, error);
+  if (frame->restore != NULL) restore(frame);
+  struct pyhold_slot *restored = frame->restore_slot;
+  const unsigned flags = frame->flags;
+  pop_frame(t, frame);
+  if (restored != NULL) {
+    if (flags & REBINDS) --restored->rebinds;
+    discount(restored);
   }
+  if (flags & LEANS) --slot->leans;
+  if (flags & COUNTS) discount(slot);
 }
 
-/* Attach what was set aside, unless there is nothing to come back to. */
-static void restore(pyhold_frame *frame) {
-  const struct pyhold_slot *slot =
-      (frame->flags & DETACHED) ? frame->slot : frame->restore_slot;
-  if (slot != NULL && is_dead(slot->record) && !(frame->flags & FINALIZER)) {
-    /* relaxed: only a value that this thread wrote is equal. */
-    bool ended_it =
-        atomic_load_explicit(&slot->record->finalizing_thread_id,
-                             memory_order_relaxed) == slot->thread_id;
-    if (ended_it || (frame->flags & RESTORE_DETACHED)) return;
-    /* The wait was given up. What follows in this thread believes that it is
-     * attached: so it ends here, as CPython from 3.14 on ends its daemons. */
-    for (;;) pause();
-  }
-  ph_port_attach(frame->restore);
-  if (frame->flags & RESTORE_DETACHED) ph_port_detach(frame->restore);
-}
-
-NOINLINE static void leave_slowly(struct thread *t, pyhold_frame *frame) {
-  if (frame->flags & ATTACHED) undo_attach(t, frame);
-  if (frame->flags & RESTORES) restore(frame);
-  t->top = frame->outer;
-  if (frame->flags & RESTORE_TOOK) unprotect(frame->restore_slot);
-  if (frame->flags & TOOK) unprotect(frame->slot);
+static void check_thread(const struct pyhold_slot *slot) {
+  if (slot->owner != this_thread())
+    ph_fatal_slot("a guard was left on another thread than its own", slot);
 }
 
 /* The short way for what enter_outermost() entered. */
-NOINLINE static void leave_outermost(struct thread *t, pyhold_frame *frame) {
-  struct pyhold_slot *slot = frame->slot;
-  unsigned flags = frame->flags;
-  if ((flags & ~(unsigned)(ATTACHED | USES | OWNED)) != TOOK ||
-      ((flags & USES) && !slot->keep) ||
-      /* relaxed: this thread is protected; unless it closed the gate itself, or
-       * the wait was given up. */
-      atomic_load_explicit(&slot->record->gate.closed, memory_order_relaxed) ||
-      ((flags & USES) && ph_port_has_error(frame->state))) {
-    leave_slowly(t, frame);
+static inline void leave_outermost(pyhold_frame *handle,
+                                   struct pyhold_slot *slot,
+                                   enum left_error error) {
+  port_state *state = slot->quick;
+  int *users;
+  if (state == NULL || is_closed(slot->record) || slot->ensures != 1 ||
+      slot->leans != 0 || slot->daemons != 0 ||
+      (state == slot->state && !slot->keep && slot->persistent == 0) ||
+      (users = ph_port_users(state),
+       *users == PH_KEPT + 1 && !ph_port_is_clean(state))) {
+    leave_slowly(handle, error);
     return;
   }
-  if (flags & ATTACHED) ph_port_detach(frame->state);
-  if (flags & USES) --slot->uses;
-  t->top = frame->outer;
-  unprotect(slot);
+  --*users;
+  ph_port_detach(state);
+  slot->quick = slot->used = NULL;
+  slot->ensures = 0;
+  ph_slot_leave(&slot->record->gate, slot);
 }
 
-static inline void leave(struct thread *t, pyhold_frame *frame) {
-  if ((frame->flags & ~(unsigned)OWNED) == 0)
-    t->top = frame->outer;
+void ph_thread_leave(pyhold_frame *handle, enum left_error error) {
+  const unsigned kinds = kinds_of(handle);
+  if (kinds == 0) {
+    check_thread(handle->slot);
+    leave_slowly(handle, error);
+    return;
+  }
+  struct pyhold_slot *slot = slot_of(handle);
+  check_thread(slot);
+  if (kinds == COUNTED && slot->ensures > 1 && slot->daemons == 0)
+    --slot->ensures;
+  else if (kinds == (QUICK | COUNTED))
+    leave_outermost(handle, slot, error);
   else
-    leave_outermost(t, frame);
+    leave_slowly(handle, error);
 }
 
-void pyhold_frame_leave(pyhold_frame *frame) {
-  struct thread *t = &self;
-  if (t->top != frame || (frame->flags & OWNED))
-    ph_fatal("a guard was left that is not this thread's newest");
-  leave(t, frame);
+void pyhold_frame_leave(pyhold_frame *handle) {
+  ph_thread_leave(handle, REPORT_ERROR);
 }
+
+/* --- The C pair --- */
 
 pyhold_status ph_thread_ensure(struct record *r, enum entry entry,
                                pyhold_keep keep) {
   struct thread *t = &self;
-  pyhold_frame *frame = t->spare;
-  if (frame != NULL)
-    t->spare = frame->outer;
-  else if (is_known(t))
-    frame = malloc(sizeof *frame);
-  if (frame == NULL) return PYHOLD_ENOMEM;
-  pyhold_status status = ph_thread_enter(frame, r, NULL, 0, entry, keep);
-  if (status == PYHOLD_OK) {
-    frame->flags |= OWNED;
-  } else {
-    frame->outer = t->spare;
-    t->spare = frame;
+  if (t->pair_count == t->pair_room) {
+    if (!is_known(t)) return PYHOLD_ENOMEM;
+    unsigned room = t->pair_room > 0 ? 2 * t->pair_room : 8;
+    pyhold_frame **pairs = realloc(t->pairs, room * sizeof *pairs);
+    if (pairs == NULL) return PYHOLD_ENOMEM;
+    t->pairs = pairs;
+    t->pair_room = room;
   }
+  pyhold_frame *handle;
+  pyhold_status status = ph_thread_enter(&handle, r, NULL, 0, entry, keep);
+  if (status == PYHOLD_OK) t->pairs[t->pair_count++] = handle;
   return status;
 }
 
-void ph_thread_release(const char *call, bool forget_error) {
+static void release(enum left_error error) {
   struct thread *t = &self;
-  if (t->top == NULL || !(t->top->flags & OWNED)) ph_fatal(call);
-  pyhold_frame *frame = t->top;
-  if (forget_error && leaves_error(frame))
-    ph_port_forget_error(); /* runs destructors, which may ensure */
-  leave(t, frame);
-  frame->outer = t->spare;
-  t->spare = frame;
+  if (t->pair_count == 0)
+    ph_fatal("pyhold_thread_release() without an ensure to undo");
+  ph_thread_leave(t->pairs[--t->pair_count], error);
 }
 
-void pyhold_thread_release(void) {
-  ph_thread_release("pyhold_thread_release() without an ensure to undo",
-                    /*forget_error=*/false);
-}
+void pyhold_thread_release(void) { release(DROP_ERROR); }
+
+void pyhold_thread_release_keeping_error(void) { release(KEEP_ERROR); }
 
 pyhold_status pyhold_thread_set_daemon(bool daemon) {
-  pyhold_frame *frame = self.top;
-  if (frame == NULL || (frame->flags & DETACHED)) return PYHOLD_EMISUSE;
-  struct pyhold_slot *slot = frame->slot;
+  struct thread *t = &self;
+  /* The slot of what is attached; a daemon that has detached is found, too. */
+  port_state *attached = attached_state(t);
+  struct pyhold_slot *slot =
+      attached != NULL ? known_slot(t, ph_port_state_interp(attached)) : NULL;
+  for (struct pyhold_slot *s = t->slots; slot == NULL && s != NULL;
+       s = s->next_of_thread)
+    if (s->daemons != 0) slot = s;
+  if (slot == NULL || newest_bit(slot) == 0) return PYHOLD_EMISUSE;
   if (daemon) {
-    if (frame->flags & TOOK) {
-      unprotect(slot);
-      frame->flags &= ~(unsigned)TOOK;
-    }
+    slot->daemons |= newest_bit(slot);
+    unprotect_if_last(slot);
     return PYHOLD_OK;
   }
-  bool took;
-  if (!protect(slot, ASK, &took, frame->file, frame->line))
-    return PYHOLD_EFINALIZING;
-  if (took) frame->flags |= TOOK;
+  if (!protect(slot, ASK, NULL, 0)) return PYHOLD_EFINALIZING;
+  slot->daemons &= ~newest_bit(slot);
   return PYHOLD_OK;
+}
+
+/* --- Threads that exit ---
+ *
+ * What a thread has stays its own until its last destructor that may call Python
+ * has run. The order is: C++ thread_local variables; then the destructors of
+ * pthread keys, in up to four rounds. Ours runs in each round, and does its work
+ * in the last but one: ThreadSanitizer, for one, has ended its own part of the
+ * thread in the last.
+ *
+ * Meanwhile a state that is not in use does not carry the thread's identity, so
+ * that a dump which is made while the thread ends does not look at it. And glibc
+ * has emptied CPython's key in the first round, up to 3.14, though the state says
+ * that it is the gilstate: ph_port_state_own() puts both right. */
+
+static pthread_key_t exit_key; /* for its destructor only */
+static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
+static int exit_key_error;
+
+/* What becomes of the state that an exiting thread has. Where there is a GIL it
+ * is not waited for: someone who has it may be joining this thread. So the slot
+ * is left, with the state, to the next thread that makes one, or to the service
+ * thread. True if it is. */
+static bool leave_behind(struct pyhold_slot *slot) {
+  struct record *r = slot->record;
+  if (slot->state == NULL || slot->quick != NULL || is_dead(r)) return false;
+  if (!ph_port_exit_deletes_state()) {
+    slot->outlives = ph_port_gilstate() == slot->state;
+    ph_port_state_disown(slot->state);
+    if (ph_registry_orphan(slot))
+      ph_service_wake(r);
+    else
+      free(slot);
+    ph_record_unref(r);
+    return true;
+  }
+  if (ph_slot_enter(&r->gate, slot)) { /* else it is CPython's now */
+    ph_port_state_own(slot->state);
+    ph_port_attach(slot->state);
+    ph_port_state_delete_attached(slot->state);
+    ph_slot_leave(&r->gate, slot);
+  }
+  return false;
+}
+
+/* The frames are gone; unless the thread was ended inside one by CPython, in an
+ * attach after the wait was given up. */
+static void end_thread(struct thread *t) {
+  while (t->slots != NULL) {
+    struct pyhold_slot *slot = t->slots;
+    t->slots = slot->next_of_thread;
+    if (is_active(slot)) {
+      if (!is_dead(slot->record))
+        ph_fatal_slot("a thread exits inside an ensure that it never released",
+                      slot);
+      ph_slot_leave(&slot->record->gate, slot);
+    }
+    if (!leave_behind(slot)) unlink_slot(slot);
+  }
+  while (t->spare != NULL) {
+    struct pyhold_frame *frame = t->spare;
+    t->spare = frame->next;
+    free(frame);
+  }
+  free(t->pairs);
+  /* A later destructor of this thread may start anew. */
+  *t = (struct thread){0};
+}
+
+/* The destructor of exit_key. */
+static void thread_exit(void *arg) {
+  enum { LAST_ROUND_BUT_ONE = 3 };
+  struct thread *t = arg;
+  /* Not exiting: pyhold was first used inside a destructor, so it is not known
+   * how many rounds are left. */
+  if (t->exiting && ++t->rounds < LAST_ROUND_BUT_ONE &&
+      pthread_setspecific(exit_key, t) == 0)
+    return;
+  end_thread(t);
+}
+
+static void make_exit_key(void) {
+  exit_key_error = pthread_key_create(&exit_key, thread_exit);
+}
+
+/* Of the C++ runtime; not in every C library. Calls fn(arg) as the thread exits,
+ * before the destructors of keys; never, if those run already. */
+__attribute__((weak)) int __cxa_thread_atexit_impl(void (*fn)(void *),
+                                                   void *arg, void *dso);
+extern void *__dso_handle __attribute__((visibility("hidden")));
+
+static void exit_begins(void *arg) {
+  struct thread *t = arg;
+  t->exiting = true;
+  for (struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread)
+    if (s->state != NULL && !in_use(t, s) && !is_dead(s->record) &&
+        *ph_port_users(s->state) == PH_KEPT)
+      ph_port_state_disown(s->state);
+}
+
+/* Have thread_exit() called for this thread. False: no memory. */
+static bool is_known(struct thread *t) {
+  if (t->serial != 0) return true;
+  pthread_once(&exit_key_once, make_exit_key);
+  if (exit_key_error != 0 || pthread_setspecific(exit_key, t) != 0)
+    return false;
+  if (__cxa_thread_atexit_impl != NULL) {
+    /* It ends the process where it gets no memory: so ask for some first. */
+    void *probe = malloc(64);
+    if (probe == NULL) return false;
+    free(probe);
+    (void)__cxa_thread_atexit_impl(exit_begins, t, &__dso_handle);
+  }
+  static atomic_uint_least64_t serials;
+  /* relaxed: a number that differs is all that is asked. */
+  t->serial = 1 + atomic_fetch_add_explicit(&serials, 1, memory_order_relaxed);
+  return true;
 }
 
 /* --- Persistent thread states --- */
@@ -703,13 +959,26 @@ pyhold_status pyhold_thread_set_daemon(bool daemon) {
 struct pyhold_thread_state {
   struct record *record; /* a reference; and a hold, if not the main one */
   struct pyhold_slot *slot;
-  uint64_t serial;    /* of the thread that it is for */
-  bool attached;      /* `frame` is in force */
-  pyhold_frame frame; /* of pyhold_thread_state_attach() */
+  uint64_t serial;      /* of the thread that it is for */
+  pyhold_frame *handle; /* of pyhold_thread_state_attach(), or NULL */
 };
 
 static bool is_own(const pyhold_thread_state *ts) {
   return self.serial == ts->serial;
+}
+
+/* While a persistent state exists nobody clears the thread's state: it has no
+ * mark then. */
+static void begin_lasting(struct pyhold_slot *slot, port_state *state) {
+  if (slot->persistent++ > 0 || *ph_port_users(state) < PH_KEPT) return;
+  *ph_port_users(state) -= PH_KEPT - 1;
+  slot->lasting = state;
+}
+
+static void end_lasting(struct pyhold_slot *slot) {
+  if (--slot->persistent > 0 || slot->lasting == NULL) return;
+  *ph_port_users(slot->lasting) += PH_KEPT - 1;
+  slot->lasting = NULL;
 }
 
 pyhold_status ph_thread_state_new(struct record *r, pyhold_thread_state **out) {
@@ -724,22 +993,23 @@ pyhold_status ph_thread_state_new(struct record *r, pyhold_thread_state **out) {
     return PYHOLD_EFINALIZING;
   }
   /* Attached through something else than pyhold it has a state, too. */
-  port_state *attached = attached_state(t);
-  bool has_one =
-      (attached != NULL && ph_port_state_interp(attached) == r->interp) ||
-      detached_state(t, slot) != NULL;
-  if (!has_one) slot->state = ph_port_state_new(r->interp);
-  bool ok = has_one || slot->state != NULL;
-  if (ok) {
-    ++slot->persistent;
+  port_state *state = attached_state(t);
+  if (state == NULL || ph_port_state_interp(state) != r->interp)
+    state = detached_state(t, slot);
+  if (state == NULL) {
+    state = slot->state = ph_port_state_new(r->interp);
+    slot->keep = false;
+  }
+  if (state != NULL) {
+    begin_lasting(slot, state);
     *ts = (pyhold_thread_state){.record = r, .slot = slot, .serial = t->serial};
     ph_record_ref(r);
     *out = ts;
   } else {
     free(ts);
   }
-  if (!ok || r->is_main) ph_gate_drop(&r->gate);
-  return ok ? PYHOLD_OK : PYHOLD_ENOMEM;
+  if (state == NULL || r->is_main) ph_gate_drop(&r->gate);
+  return state != NULL ? PYHOLD_OK : PYHOLD_ENOMEM;
 }
 
 static enum entry entry_of(const pyhold_thread_state *ts) {
@@ -747,18 +1017,20 @@ static enum entry entry_of(const pyhold_thread_state *ts) {
 }
 
 pyhold_status pyhold_thread_state_attach(pyhold_thread_state *ts) {
-  if (!is_own(ts) || ts->attached) return PYHOLD_EMISUSE;
-  pyhold_status status = ph_thread_enter(&ts->frame, ts->record, NULL, 0,
-                                         entry_of(ts), PYHOLD_KEEP);
-  ts->attached = status == PYHOLD_OK;
+  if (!is_own(ts) || ts->handle != NULL) return PYHOLD_EMISUSE;
+  pyhold_frame *handle;
+  pyhold_status status =
+      ph_thread_enter(&handle, ts->record, NULL, 0, entry_of(ts), PYHOLD_KEEP);
+  if (status == PYHOLD_OK) ts->handle = handle;
   return status;
 }
 
 void pyhold_thread_state_detach(pyhold_thread_state *ts) {
-  if (!is_own(ts) || !ts->attached)
+  if (!is_own(ts) || ts->handle == NULL)
     ph_fatal("a persistent thread state was detached that is not attached");
-  pyhold_frame_leave(&ts->frame);
-  ts->attached = false;
+  pyhold_frame *handle = ts->handle;
+  ts->handle = NULL;
+  pyhold_frame_leave(handle);
 }
 
 void pyhold_thread_state_delete(pyhold_thread_state *ts) {
@@ -770,20 +1042,20 @@ void pyhold_thread_state_delete(pyhold_thread_state *ts) {
     ph_fatal("a persistent thread state was deleted on another thread");
 #endif
   }
-  if (ts->attached) pyhold_thread_state_detach(ts);
+  if (ts->handle != NULL) pyhold_thread_state_detach(ts);
   struct record *r = ts->record;
   struct pyhold_slot *slot = ts->slot;
   /* Dead: the slot may be gone. Refused: the state is CPython's to delete. */
   if (!is_dead(r)) {
-    pyhold_frame frame;
-    --slot->persistent;
-    if (slot->state != NULL && !is_wanted(&self, slot)) {
-      ++slot->persistent; /* until the frame, which may not nest, is on it */
-      pyhold_status status =
-          ph_thread_enter(&frame, r, NULL, 0, entry_of(ts), PYHOLD_KEEP);
-      --slot->persistent;
-      if (status == PYHOLD_OK) pyhold_frame_leave(&frame);
-    }
+    pyhold_frame *handle;
+    /* Whose end deletes the state, or clears it. Not needed, if an ensure is in
+     * force that has it attached: its end does. */
+    bool entered = slot->persistent == 1 && slot->state != NULL &&
+                   *ph_port_users(slot->state) == 1 &&
+                   ph_thread_enter(&handle, r, NULL, 0, entry_of(ts),
+                                   PYHOLD_KEEP) == PYHOLD_OK;
+    end_lasting(slot);
+    if (entered) ph_thread_leave(handle, DROP_ERROR);
     if (!r->is_main) ph_gate_drop(&r->gate);
   }
   ph_record_unref(r);

@@ -1,30 +1,53 @@
 /* thread: what pyhold keeps for each OS thread, and ensure and release on it.
  *
- * A thread has a stack of frames, newest first: what is in force. An ensure
- * finds the thread in one of five ways:
+ * All that a thread has in force lives in the thread's own memory, never on its
+ * stack: greenlets move stacks, fibers have several. What the caller gets is a
+ * handle of one word: it says what is to be undone, and on which slot or frame.
  *
- *   attached to      detached state   entering does            leaving undoes
- *   I                -                nothing (nests)          nothing
- *   nothing          of I             attach it                detach it
- *   nothing          none             make one, attach it      detach it (*)
- *   J                of I             detach J, attach it      detach, attach J
- *   J                none             make, detach J, attach   (*), attach J
+ *   attached to      detached state   entering does            handle, leaving undoes
+ *   I                -                nothing (nests)          slot: nothing
+ *   nothing          of I             attach it                slot (*): detach it
+ *   nothing          none             make one, attach it      slot (*): detach it (**)
+ *   J                of I             detach J, attach it      frame: detach, attach J
+ *   J                none             make, detach J, attach   frame: (**), attach J
  *
- * (*) and delete it, unless it is to last: see INV5.
+ * (*)  Or a frame, where the slot has an ensure of this kind in force already,
+ *      where PyGILState would forget another state, and while the thread exits.
+ * (**) And delete it, unless it is to last: INV5.
  *
- * An ensure protects I by its slot, unless an older frame does: the frame that
- * wrote slot.active (TOOK) is the one that clears it. One that is LEANING leaves
- * the protection to a hold; what nests in it may protect I even when the gate
- * has closed, for as long as anything holds that (ph_gate_join()).
+ * Handles of a slot only count. So they may be left in any order, as greenlets
+ * and fibers leave them. What attached a state, or set one aside, is left only
+ * while that state is attached, or nothing is: anything else would bring back
+ * the wrong one, and is fatal.
  *
- * INV4  slot.active is true exactly while one frame of the slot's owner has
- *       TOOK for it, or RESTORE_TOOK for it as restore_slot.
- * INV5  slot.state, which pyhold made, exists while slot.uses (frames that
- *       attached it), slot.persistent or slot.keep say so: whoever takes away
- *       the last reason deletes it, attached to it, before its frame is off
- *       the stack, so that Python code run by the clearing nests under it.
- *       Then there are, after the thread's exit, the orphan's next owners
- *       (registry.h), or the interpreter's end, which is CPython's. */
+ * An ensure protects I by its slot, unless it is LEANING: then it leaves the
+ * protection to a hold. What nests in it may protect I even when the gate has
+ * closed, for as long as anything holds that (ph_gate_join()).
+ *
+ * INV4  slot.active is true exactly while slot.ensures is greater than the
+ *       number of bits in slot.daemons. slot.ensures counts the owner's handles
+ *       that protect the slot's interpreter, a frame's `restore` included.
+ * INV5  slot.state, which pyhold made, exists while somebody uses it, or
+ *       slot.persistent or slot.keep say so. Whoever takes away the last reason
+ *       deletes it, attached to it, while it still counts as a user: so Python
+ *       code run by the clearing nests under it. Then there are, after the
+ *       thread's exit, the orphan's next owners (registry.h), or the
+ *       interpreter's end, which is CPython's.
+ *
+ * Who uses a state is counted where everybody can see it: in its public
+ * gilstate_counter, which PyGILState and other copies of pyhold count in, too.
+ * A kept state has PH_KEPT there while nobody uses it. A state that lasts for a
+ * PersistentThreadState has no such mark, so that nobody clears it.
+ *
+ * INV8  Each ensure that attached a state counts 1 in it. The others of a slot
+ *       count 1 together (slot.counted) in slot.used: the state that was attached
+ *       when the first of them came. Only a state that is merely to be bound
+ *       again as gilstate is not counted: it is not in use.
+ * INV9  A state with the count PH_KEPT holds nothing that a call left in it, as
+ *       far as that call went through pyhold: the ensure whose leaving brings the
+ *       count back to PH_KEPT has cleared it, attached. Others may have used it
+ *       since (PyGILState_Ensure, PyThreadState_SetAsyncExc): so the ensure that
+ *       finds PH_KEPT looks again, and clears what is there. */
 #ifndef PYHOLD_SRC_THREAD_H_
 #define PYHOLD_SRC_THREAD_H_
 
@@ -56,22 +79,25 @@ struct record *ph_view_record(const pyhold_view *view);
 enum entry {
   ASK,     /* at the gate */
   PINNED,  /* the caller has a hold, at least until the entry is done */
-  LEANING, /* the same; and the frame is to protect nothing by itself, so that
+  LEANING, /* the same; and the ensure is to protect nothing by itself, so that
               giving back that hold lets the interpreter go */
 };
 
-/* Enter a frame for a record that the caller keeps alive. */
-pyhold_status ph_thread_enter(pyhold_frame *frame, struct record *record,
+/* Ensure, for a record that the caller keeps alive. */
+pyhold_status ph_thread_enter(pyhold_frame **out, struct record *record,
                               const char *file, int line, enum entry entry,
                               pyhold_keep keep);
 
-/* The same with a frame of the thread's own, for pyhold_thread_ensure(). */
+/* What becomes of an exception that is pending when the thread's outermost use
+ * of a kept state ends. */
+enum left_error { REPORT_ERROR, DROP_ERROR, KEEP_ERROR };
+
+/* Undo it. */
+void ph_thread_leave(pyhold_frame *handle, enum left_error error);
+
+/* The same for pyhold_thread_ensure(), whose handles the thread keeps. */
 pyhold_status ph_thread_ensure(struct record *record, enum entry entry,
                                pyhold_keep keep);
-/* Undo it. `call` is what the fatal error says if there is nothing to undo. With
- * `forget_error` the thread's next ensure does not find an exception that this
- * one leaves pending in a state that pyhold keeps. */
-void ph_thread_release(const char *call, bool forget_error);
 
 /* See pyhold_thread_state_new(). */
 pyhold_status ph_thread_state_new(struct record *record,

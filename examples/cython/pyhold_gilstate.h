@@ -143,7 +143,7 @@ static inline pyhold_gilstate pyhold_gilstate_begin(void) {
 
 static inline void pyhold_gilstate_end(pyhold_gilstate state) {
   if (state == PYHOLD_GILSTATE_ENSURED)
-    pyhold_thread_release();
+    pyhold_thread_release_keeping_error(); /* Cython comes back to handle it */
   else
     PyGILState_Release((PyGILState_STATE)state);
 }

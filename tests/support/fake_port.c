@@ -31,7 +31,9 @@ struct _object {
 struct _ts {
   struct _is *interp;
   atomic_bool attached;
-  struct _ts *before;        /* what fake_interp_begin() set aside */
+  struct _ts *before; /* what fake_interp_begin() set aside */
+  int users;
+  bool dirty, error;         /* what a call left in it: fake_leave_value() */
   struct _ts *next, **pprev; /* in interp->list */
 };
 
@@ -40,8 +42,7 @@ static _Thread_local struct _ts *gilstate;
 static _Thread_local bool no_memory, too_late;
 static atomic_int_least64_t next_id;
 static _Atomic(struct _is *) main_interp, all_interps;
-static atomic_bool has_guards, interrupted, exit_deletes_state;
-static atomic_int open_guards;
+static atomic_bool interrupted, exit_deletes_state;
 static _Thread_local void (*before_cookie)(void *);
 static _Thread_local void *before_cookie_arg;
 static void (*_Atomic on_delete)(void *);
@@ -71,6 +72,13 @@ void ph_port_forget_gilstate(port_interp *interp) {
 }
 port_interp *ph_port_state_interp(port_state *state) { return state->interp; }
 
+static void run_destructor(void) {
+  struct _ts *state = current;
+  void (*fn)(void *) = atomic_load(&on_delete);
+  if (fn != NULL) fn(atomic_load(&on_delete_arg));
+  if (current != state) broken("a destructor changed what is attached");
+}
+
 static void free_state(struct _ts *state) {
   pthread_mutex_lock(&list_lock);
   *state->pprev = state->next;
@@ -85,6 +93,7 @@ port_state *ph_port_state_new(port_interp *interp) {
   if (no_memory) return NULL;
   port_state *state = calloc(1, sizeof *state);
   state->interp = interp;
+  state->users = 1;
   pthread_mutex_lock(&list_lock);
   state->pprev = &interp->list;
   state->next = interp->list;
@@ -111,9 +120,7 @@ void ph_port_detach(port_state *state) {
 
 void ph_port_state_delete_attached(port_state *state) {
   if (current != state) broken("delete of what is not attached");
-  void (*fn)(void *) = atomic_load(&on_delete);
-  if (fn != NULL) fn(atomic_load(&on_delete_arg));
-  if (current != state) broken("a destructor changed what is attached");
+  run_destructor();
   current = NULL;
   if (gilstate == state) gilstate = NULL;
   free_state(state);
@@ -191,29 +198,35 @@ bool ph_port_adopt_main(void) {
 
 bool ph_port_adopt_main_later(void) { return ph_port_adopt_main(); }
 
-void ph_port_forget_error(void) {}
+void ph_port_forget_error(void) { current->error = false; }
 void ph_port_report_error(const char *file, int line) {
   (void)file, (void)line;
+  current->error = false;
 }
-bool ph_port_has_error(port_state *state) {
-  (void)state;
-  return false;
+void ph_port_report_deferred_error(void) {}
+bool ph_port_has_error(port_state *state) { return state->error; }
+int *ph_port_users(port_state *state) { return &state->users; }
+bool ph_port_is_clean(port_state *state) {
+  return !state->dirty && !state->error;
 }
+bool ph_port_is_clean_but_for_error(port_state *state) { return !state->dirty; }
+bool ph_port_is_unused(port_state *state) {
+  if (current != state) broken("looks at a state that is not attached");
+  return true;
+}
+void ph_port_clear_state(port_state *state) {
+  if (current != state) broken("clears a state that is not attached");
+  if (state->dirty) {
+    state->dirty = false;
+    run_destructor();
+  }
+}
+void ph_port_state_disown(port_state *state) {
+  if (current == state) broken("disowns a state that is attached");
+}
+void ph_port_state_own(port_state *state) { (void)state; }
 
 bool ph_port_interrupted(void) { return atomic_exchange(&interrupted, false); }
-
-void *ph_port_guard_take(void) {
-  if (!atomic_load(&has_guards)) return NULL;
-  atomic_fetch_add(&open_guards, 1);
-  return &open_guards;
-}
-
-void ph_port_guard_close(void *guard) {
-  (void)guard;
-  atomic_fetch_sub(&open_guards, 1);
-}
-
-bool ph_port_guards_are_void(void) { return false; }
 
 /* --- For tests --- */
 
@@ -254,8 +267,6 @@ void fake_interp_end(struct _is *interp) {
   void *cookie = atomic_load(&interp->cookie);
   for (int n = atomic_load(&interp->gates); n > 0; --n)
     ph_registry_finalize(cookie);
-  while (atomic_load(&open_guards) > 0) /* as 3.15 waits */
-    ;
   atomic_store(&interp->ended, true);
   if (interp->is_main) { /* ends all */
     for (struct _is *i = atomic_load(&all_interps); i != NULL; i = i->next)
@@ -301,6 +312,11 @@ struct _ts *fake_save(void) {
 }
 void fake_restore(struct _ts *state) { ph_port_attach(state); }
 
+void fake_leave_value(void) { current->dirty = true; }
+void fake_leave_error(void) { current->error = true; }
+bool fake_has_error(void) { return current->error; }
+bool fake_has_value(void) { return current->dirty; }
+
 struct _ts *fake_current(void) { return current; }
 int fake_state_count(struct _is *interp) {
   return atomic_load(&interp->states);
@@ -308,7 +324,6 @@ int fake_state_count(struct _is *interp) {
 
 void fake_set_no_memory(bool on) { no_memory = on; }
 void fake_set_too_late(bool on) { too_late = on; }
-void fake_set_guards(bool on) { atomic_store(&has_guards, on); }
 void fake_set_no_gil(bool on) { atomic_store(&exit_deletes_state, on); }
 void fake_interrupt(void) { atomic_store(&interrupted, true); }
 void fake_on_delete(void (*fn)(void *), void *arg) {
@@ -319,4 +334,3 @@ void fake_before_cookie(void (*fn)(void *), void *arg) {
   before_cookie_arg = arg;
   before_cookie = fn;
 }
-int fake_open_guards(void) { return atomic_load(&open_guards); }

@@ -50,18 +50,22 @@ int fake_object_count(struct _is *interp);
 /* Switches. */
 void fake_set_no_memory(bool on); /* this thread: for states, cookies, gates */
 void fake_set_too_late(bool on);  /* this thread: to register a gate */
-void fake_set_guards(bool on);    /* as 3.15 has */
 void fake_set_no_gil(bool on);    /* exiting threads may attach */
 void fake_interrupt(void);        /* the next look sees Ctrl-C */
 
-/* Runs inside the deletion of a state, attached, as destructors do. */
+/* What calls leave in the state that is attached: a value, whose destructor is
+ * fake_on_delete()'s; an exception. */
+void fake_leave_value(void);
+void fake_leave_error(void);
+bool fake_has_value(void);
+bool fake_has_error(void);
+
+/* Runs inside the deletion of a state, and of a value, attached, as destructors
+ * do. */
 void fake_on_delete(void (*fn)(void *), void *arg);
 
 /* Runs once on this thread, before an interpreter is to get its cookie. */
 void fake_before_cookie(void (*fn)(void *), void *arg);
-
-/* CPython's guards that are open now. */
-int fake_open_guards(void);
 
 #ifdef __cplusplus
 }

@@ -50,13 +50,14 @@ extern "C" {
 
 /* One list makes the enum, the names and the messages.
  * Append only; a number is never reused. */
-#define PYHOLD_STATUS_MAP(X)                                          \
-  X(OK, 0, "success")                                                 \
-  X(EFINALIZING, -1, "the interpreter is finalizing or finalized")    \
-  X(ENOINTERP, -2, "no such interpreter is known to pyhold")          \
-  X(ENOMEM, -3, "out of memory")                                      \
-  X(EDETACHED, -4, "the calling thread has no attached thread state") \
-  X(EMISUSE, -5, "pyhold was called in a way that its contract rules out")
+#define PYHOLD_STATUS_MAP(X)                                               \
+  X(OK, 0, "success")                                                      \
+  X(EFINALIZING, -1, "the interpreter is finalizing or finalized")         \
+  X(ENOINTERP, -2, "no such interpreter is known to pyhold")               \
+  X(ENOMEM, -3, "out of memory")                                           \
+  X(EDETACHED, -4, "the calling thread has no attached thread state")      \
+  X(EMISUSE, -5, "pyhold was called in a way that its contract rules out") \
+  X(ETIMEDOUT, -6, "the time was up")
 
 typedef enum pyhold_status {
 #define X(name, value, text) PYHOLD_##name = value,
@@ -193,16 +194,20 @@ PYHOLD_API void pyhold_view_free(pyhold_view *view);
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API int64_t pyhold_view_id(const pyhold_view *view);
 
-/* What becomes of a thread state that an ensure through a view had to make. */
+/* What becomes of a thread state that an ensure through a view had to make.
+ * Either way each outermost call starts fresh, as with PyGILState_Ensure: what
+ * the call left in the state is cleared when it ends, attached, on its thread
+ * (docs/native_threads.md has the list). Values that are to last from call to
+ * call need a persistent thread state (below). */
 typedef enum pyhold_keep {
-  /* The default. For the main interpreter the thread keeps it for its next
-   * call: many times faster, and threading.local and context variables last
-   * from call to call, as on Python's own threads. It is deleted after the
+  /* The default. For the main interpreter the thread keeps the state itself for
+   * its next call, which is many times faster. The state is deleted after the
    * thread has exited, or with the interpreter. For a subinterpreter it is as
    * PYHOLD_PER_CALL, because CPython before 3.14.1 cannot end one that has
    * other thread states left. */
   PYHOLD_KEEP = 0,
-  /* Deleted on release: each outermost call starts afresh. */
+  /* Deleted on release: between its calls the thread does not show in dumps and
+   * in lists of thread states. Trace and profile functions end with it. */
   PYHOLD_PER_CALL = 1
 } pyhold_keep;
 
@@ -272,25 +277,32 @@ pyhold_thread_ensure_view(pyhold_view *view);
  * was attached before it is attached again.
  *
  * Attached:  required: to what the ensure attached.
- * Aborts:    when there is no ensure to undo, or a frame (below) is newer.
+ * Aborts:    when there is no ensure to undo.
  * Threads:   the one that ensured.
  * Blocks:    until the GIL is free, if another interpreter was set aside.
- *            Deleting a thread state runs Python destructors, which may call
- *            pyhold again.
- * Forgotten: an exception that is pending: in a kept state it stays so, for the
- *            thread's next ensure.
+ *            Clearing what the calls left runs Python destructors, which may
+ *            call pyhold again.
+ * Forgotten: an exception that is pending when the outermost call ends is
+ *            dropped, as by PyGILState_Release().
  * Spec:      PEP 788 (draft), PyThreadState_Release. */
 PYHOLD_API void pyhold_thread_release(void);
 
-/* With true: the newest ensure of this thread no longer keeps its interpreter
- * from finalizing (as a daemon thread does not). With false: it does again.
- * Where an older ensure of the same interpreter protects it, it stays
- * protected by that one.
+/* The same, but an exception that is pending stays, in a kept state, for the
+ * thread's next ensure: for code that ensures again to handle it, as Cython's
+ * `with gil` does. */
+PYHOLD_API void pyhold_thread_release_keeping_error(void);
+
+/* With true: the newest ensure of the interpreter that this thread is attached to
+ * no longer keeps it from finalizing (as a daemon thread does not). With false:
+ * it does again. Where an older ensure of the same interpreter protects it, it
+ * stays protected by that one.
  *
  * Attached:  required, through pyhold.
  * Returns:   OK;
  *            EFINALIZING  (false only) the gate has closed: still a daemon;
- *            EMISUSE      this thread is not inside an ensure.
+ *            EMISUSE      this thread is not inside an ensure of it, but those
+ *                         of PEP 788's guards, which protect nothing; or in more
+ *                         than 64.
  * Threads:   any.   Blocks: never.
  * Forgotten: a daemon that is still attached when the runtime finalizes is
  *            treated by CPython as it treats its own daemon threads: it hangs
@@ -304,29 +316,24 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
  * Frames: ensure and release for guards
  */
 
-/* What must be undone by one ensure, or one detach. A guard keeps it in
- * itself, so that nothing is allocated; pyhold_thread_ensure() keeps its own.
- * The fields are private. Frames of a thread nest strictly: the last one
- * entered is the first one left. */
-typedef struct pyhold_frame {
-  struct pyhold_frame *outer; /* not beside a pointer: two pointers are stored
-                                 as one vector, for which leaving would wait */
-  int line;
-  unsigned flags;
-  struct pyhold_slot *slot;         /* the interpreter it is about */
-  struct _ts *state;                /* attached inside of it, if any */
-  struct _ts *restore;              /* attached again at the end, if any */
-  struct pyhold_slot *restore_slot; /* kept from finalizing until `restore` */
-  const char *file;
-} pyhold_frame;
+/* What must be undone by one ensure, or one detach: a handle of one word. What it
+ * stands for is in the thread's own memory, so that nothing of pyhold is on the
+ * stack: greenlets, fibers and coroutines may switch inside a guard.
+ *
+ * Frames may be left in any order as long as that brings back what was attached:
+ * those that nest in each other, of one interpreter, always. A frame that has
+ * attached a thread state is left while that state is attached, one that has
+ * detached the thread while it is detached; else the process is aborted. */
+typedef struct pyhold_frame pyhold_frame;
 
 /* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by
  * pyhold_frame_leave(). `file` (a string that outlives the frame, or NULL) and
- * `line` say where, in the report of who holds an interpreter. */
+ * `line` say where, in the report of who holds an interpreter. *out is written on
+ * every return, NULL unless OK. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(
-    pyhold_frame *frame, pyhold_interp *hold, const char *file, int line);
+    pyhold_frame **out, pyhold_interp *hold, const char *file, int line);
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
-    pyhold_frame *frame, pyhold_view *view, const char *file, int line);
+    pyhold_frame **out, pyhold_view *view, const char *file, int line);
 
 /* Detach the calling thread, and keep its interpreter from finalizing until
  * pyhold_frame_leave() attaches it again, so that coming back cannot hang.
@@ -346,23 +353,24 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
  * Differs:   that one hangs or ends the thread if the interpreter finalizes
  *            meanwhile. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
-pyhold_frame_detach(pyhold_frame *frame, const char *file, int line);
+pyhold_frame_detach(pyhold_frame **out, const char *file, int line);
 
-/* Undo a frame that was entered with OK. As pyhold_thread_release(). An exception
- * that is pending in a state that nobody but pyhold has is reported
- * (sys.unraisablehook) and cleared: it is not for the thread's next frame.
- * Aborts:    when `frame` is not this thread's newest. */
+/* Undo a frame that was entered with OK. As pyhold_thread_release(); but an
+ * exception that is pending when the outermost use of a state that pyhold made
+ * ends is reported to sys.unraisablehook before it is cleared.
+ * Aborts:    on another thread than the one that entered; in a wrong order (see
+ *            pyhold_frame). The message says which guard, as far as it is known. */
 PYHOLD_API void pyhold_frame_leave(pyhold_frame *frame);
 
 /* ------------------------------------------------------------------------
  * Persistent thread states
  */
 
-/* A thread state that lasts until it is deleted, for one thread and one
- * interpreter: CPython's "Reusing a thread state across repeated calls" with
+/* A thread state that lasts until it is deleted, with all that calls leave in it
+ * (threading.local and context values, a pending exception), for one thread and
+ * one interpreter: CPython's "Reusing a thread state across repeated calls" with
  * somebody who owns it. Every ensure of that interpreter on that thread uses
- * it. Rarely needed for the main interpreter, where states are kept anyway;
- * for a subinterpreter it is what makes calls cheap, and a hold. */
+ * it. For a subinterpreter it also makes calls cheap, and is a hold. */
 typedef struct pyhold_thread_state pyhold_thread_state;
 
 /* Make one for the calling thread, detached. If the thread has a state for the
@@ -385,7 +393,7 @@ pyhold_thread_state_new(pyhold_view *view, pyhold_thread_state **out);
  * Attached:  attach: not needed. detach: required, to it.
  * Returns:   OK; EFINALIZING (the main interpreter's only); EMISUSE on another
  *            thread, or while it is attached by this function already.
- * Aborts:    detach: when an ensure or a frame is newer, or without attach.
+ * Aborts:    detach: as pyhold_frame_leave(), or without attach.
  * Threads:   the one that made it.
  * Blocks:    until the GIL is free, unless it nests. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
@@ -425,6 +433,67 @@ PYHOLD_API bool pyhold_on_close_cancel(pyhold_view *view, void (*fn)(void *),
                                        void *arg);
 
 /* ------------------------------------------------------------------------
+ * What is to be done attached, later
+ */
+
+/* A piece of work, embedded in an object of the caller's. */
+typedef struct pyhold_deferred {
+  struct pyhold_deferred *next; /* pyhold's, from pyhold_defer() to run() */
+  /* Called once. With true: attached to the interpreter, which does not finalize
+   * meanwhile. With false: the interpreter ends or has ended; then free memory,
+   * and leak what is Python's. The node is the callee's again. */
+  void (*run)(struct pyhold_deferred *node, bool attached);
+} pyhold_deferred;
+
+/* Have node->run() called, once, attached to the view's interpreter: soon, by a
+ * thread of pyhold's own, which is started when there is work and ends soon
+ * after ("the service thread"); or by the gate, after the last holder has left.
+ * Never by a guard, so that nobody's destructors run while a caller of pyhold has
+ * a lock; but see pyhold_set_service_thread(). What is deferred to one
+ * interpreter runs in the order in which it came, one at a time: what blocks
+ * makes the others wait, and the interpreter's end, too (the gate's report names
+ * the thread "pyhold").
+ *
+ * `run` may defer, ensure, fork and call Python. An exception that it leaves
+ * pending goes to sys.unraisablehook.
+ *
+ * Attached:  not needed; attached, it is deferred all the same.
+ * Params:    node  not NULL, its `run` set; it stays where it is until then.
+ * Owns:      borrows `view` for the call only.
+ * Too late:  node->run(node, false) is called on this thread, at once, and
+ *            counted: see pyhold_deferred_leaked().
+ * Threads:   any, also one that exits.
+ * Blocks:    never on the GIL; never allocates. It may start a thread. */
+PYHOLD_API void pyhold_defer(pyhold_view *view, pyhold_deferred *node);
+
+/* How many nodes and objects await the view's interpreter, the one that runs just
+ * now included. Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_API uint64_t pyhold_deferred_count(const pyhold_view *view);
+
+/* Wait until there are none, for tests and for code that shuts down.
+ *
+ * Attached:  must not be, to this interpreter: EMISUSE.
+ * Params:    timeout_ms  < 0: no limit.
+ * Returns:   OK; EMISUSE; ETIMEDOUT.
+ * Threads:   any, but the one that runs `run`.   Blocks: yes. */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_deferred_wait(pyhold_view *view, int64_t timeout_ms);
+
+/* How many nodes and objects of this process were too late: memory was freed, but
+ * what is Python's was leaked, because their interpreter had ended.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_API uint64_t pyhold_deferred_leaked(void);
+
+/* Whether pyhold may start its service thread; it may, unless the core is
+ * compiled with PYHOLD_NO_SERVICE_THREAD. Where it may not, or the system refuses
+ * another thread, the next outermost ensure of the interpreter, on any thread,
+ * does a part of the work before it returns: destructors then run in a guard's
+ * constructor, so do not attach with a lock in hand that they may need. A thread
+ * that runs already ends when its work is done.
+ * Attached: not needed.   Threads: any.   Blocks: never. */
+PYHOLD_API void pyhold_set_service_thread(bool allowed);
+
+/* ------------------------------------------------------------------------
  * Python objects from anywhere
  */
 
@@ -454,14 +523,12 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_object *pyhold_object_dup(
     pyhold_object *object);
 
 /* Give back a reference; the last one gives back that to the Python object: at
- * once, if the thread is attached to its interpreter. Else it is deferred to
- * the next outermost ensure of that interpreter that is granted on any thread,
- * or to its gate. Once the gate has closed and everything deferred was given
- * back, the object is leaked on purpose: see pyhold_objects_leaked(). NULL does
- * nothing.
+ * once, if the thread is attached to its interpreter; else deferred, as by
+ * pyhold_defer(). Once the interpreter has ended the object is leaked on purpose:
+ * see pyhold_deferred_leaked(). NULL does nothing.
  *
  * Attached:  not needed. Attached, it may run Python destructors.
- * Threads:   any, also one that exits.   Blocks: never. */
+ * Threads:   any, also one that exits.   Blocks: never on the GIL. */
 PYHOLD_API void pyhold_object_free(pyhold_object *object);
 
 /* The Python object, borrowed: to be used attached to its interpreter.
@@ -476,10 +543,6 @@ PYHOLD_API pyhold_view *pyhold_object_view(const pyhold_object *object);
  * can be told: see pyhold_view_current() about 3.11.
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API bool pyhold_view_is_attached(const pyhold_view *view);
-
-/* How many objects of this process were leaked, because their interpreter had
- * ended. Attached: not needed.   Threads: any.   Blocks: never. */
-PYHOLD_API uint64_t pyhold_objects_leaked(void);
 
 /* ------------------------------------------------------------------------
  * Waiting at the gate

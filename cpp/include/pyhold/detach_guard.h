@@ -33,14 +33,14 @@ class [[nodiscard]] ThreadStateDetachGuard final {
   ThreadStateDetachGuard& operator=(const ThreadStateDetachGuard&) = delete;
 
   ~ThreadStateDetachGuard() PYHOLD_TSA_(assert_capability(attached)) {
-    if (status_ == PYHOLD_OK) pyhold_frame_leave(&frame_);
+    if (status_ == PYHOLD_OK) pyhold_frame_leave(frame_);
   }
 
   explicit operator bool() const noexcept { return status_ == PYHOLD_OK; }
   pyhold_status status() const noexcept { return status_; }
 
  private:
-  pyhold_frame frame_;
+  pyhold_frame* frame_ = nullptr;
   pyhold_status status_;
 };
 

@@ -61,14 +61,14 @@ class [[nodiscard]] PYHOLD_TSA_(scoped_lockable) ThreadStateGuard final {
   ThreadStateGuard& operator=(const ThreadStateGuard&) = delete;
 
   ~ThreadStateGuard() PYHOLD_TSA_(release_capability()) {
-    if (status_ == PYHOLD_OK) pyhold_frame_leave(&frame_);
+    if (status_ == PYHOLD_OK) pyhold_frame_leave(frame_);
   }
 
   explicit operator bool() const noexcept { return status_ == PYHOLD_OK; }
   pyhold_status status() const noexcept { return status_; }
 
  private:
-  pyhold_frame frame_;
+  pyhold_frame* frame_ = nullptr;
   pyhold_status status_;
 };
 

@@ -89,6 +89,14 @@ pyhold_status pyhold_view_current(pyhold_view **out) {
   return status == PYHOLD_OK ? make_view(r, PYHOLD_KEEP, out) : status;
 }
 
+/* A module that is imported makes the main interpreter known. So code on any
+ * thread can ask for that, although nobody has made a view before. Python code
+ * cannot run here: the dynamic linker's lock is held. */
+__attribute__((constructor)) static void loaded(void) {
+  port_state *maybe; /* 3.11: a subinterpreter's; not of use */
+  if (ph_port_current(&maybe) != NULL) ph_registry_adopt_main_later();
+}
+
 pyhold_status pyhold_view_main(pyhold_view **out) {
   struct record *r;
   *out = NULL;

@@ -656,18 +656,50 @@ static void wait_here(struct ending *e) {
     over = wait_for_holders(e, until_ms);
     ph_unlock();
     ph_port_attach(state);
-  } while (!over && !ph_port_interrupted());
+    if (over || !ph_port_interrupted()) continue;
+    over = true;
+    ph_lock();
+    report(e, /*giving_up=*/true);
+    ph_unlock();
+  } while (!over);
 }
 
 /* In a child of fork() the threads in the gate do not exist, and the lock may
  * be one of theirs. */
 static bool is_of_parent(const struct record *r) { return r->pid != getpid(); }
 
-void ph_registry_finalize(void *cookie) {
+/* Make the calls of pyhold_on_close(), detached. */
+static void tell(const struct ending *e) {
+  struct record *r = NULL;
+  ph_lock();
+  for_each_ending(e, find_close_call, &r);
+  ph_unlock();
+  if (r == NULL) return;
+  port_state *state = detach_current();
+  make_close_calls(e);
+  ph_port_attach(state);
+}
+
+void ph_registry_callbacks_run(void *cookie) {
+  struct record *r = cookie;
+  if (is_of_parent(r)) return;
+  /* relaxed: for the same thread. */
+  atomic_store_explicit(&r->ran_callbacks, true, memory_order_relaxed);
+  tell(&(struct ending){.record = r});
+}
+
+bool ph_registry_has_run_callbacks(void *cookie) {
+  struct record *r = cookie;
+  return atomic_load_explicit(&r->ran_callbacks, memory_order_relaxed);
+}
+
+void ph_registry_finalize(void *cookie, bool may_wait) {
   if (is_of_parent(cookie)) return;
-  ph_gate_prepare_close();
   struct ending e = {.record = cookie,
                      .finalizing_thread_id = ph_this_thread_id()};
+  /* relaxed: under the GIL, and checked again under the lock. */
+  if (atomic_load_explicit(&e.record->dead, memory_order_relaxed)) return;
+  ph_gate_prepare_close();
   ph_lock();
   if (atomic_load_explicit(&e.record->dead, memory_order_relaxed)) {
     ph_unlock();
@@ -675,22 +707,34 @@ void ph_registry_finalize(void *cookie) {
   }
   if (e.record->is_main) runtime_closing = true;
   for_each_ending(&e, close_one, NULL);
-  struct record *r = NULL;
-  for_each_ending(&e, find_close_call, &r);
   ph_unlock();
-  if (r != NULL) {
-    port_state *state = detach_current();
-    make_close_calls(&e);
-    ph_port_attach(state);
-  }
+  if (may_wait) tell(&e);
   ph_lock();
   e.began_ms = ph_now_ms();
   e.warn_at_ms = warn_after_ms();
   bool idle = all_idle(&e);
   ph_unlock();
-  if (!idle) wait_here(&e);
+  if (!idle && may_wait) wait_here(&e);
   ph_deferred_end(e.record);
   finish(&e);
+}
+
+void ph_registry_gate_lost(void *cookie) {
+  struct record *r = cookie;
+  if (is_of_parent(r)) return;
+  if (atomic_load_explicit(&r->dead, memory_order_relaxed)) return;
+  atomic_store_explicit(&r->ran_callbacks, false, memory_order_relaxed);
+  /* release: pairs with ph_registry_gate_is_lost(). */
+  atomic_store_explicit(&r->gate_lost, true, memory_order_release);
+  /* Not here: atexit is in the middle of its list. */
+  if (!r->is_main || !ph_port_register_main_gate_later(r)) ph_service_wake(r);
+}
+
+void ph_registry_register_again(void *cookie) {
+  struct record *r = cookie;
+  if (!ph_registry_gate_is_lost(r)) return;
+  if (ph_port_register_gate(r) == PYHOLD_OK)
+    atomic_store_explicit(&r->gate_lost, false, memory_order_relaxed);
 }
 
 void ph_registry_interp_gone(void *cookie) {

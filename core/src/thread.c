@@ -94,6 +94,13 @@ static bool is_active(const struct pyhold_slot *slot) {
   return atomic_load_explicit(&slot->active, memory_order_relaxed);
 }
 
+/* Whether this thread, the slot's owner, finalizes the interpreter. */
+static bool finalizes(const struct pyhold_slot *slot) {
+  /* relaxed: only a value that this thread wrote is equal. */
+  return atomic_load_explicit(&slot->record->finalizing_thread_id,
+                              memory_order_relaxed) == slot->thread_id;
+}
+
 static void unlink_slot(struct pyhold_slot *slot) {
   ph_lock();
   ph_gate_unlink(slot);
@@ -523,11 +530,7 @@ static void restore(struct pyhold_frame *frame) {
   const struct pyhold_slot *slot =
       (frame->flags & DETACHED) ? frame->slot : frame->restore_slot;
   if (slot != NULL && is_dead(slot->record) && !(frame->flags & FINALIZER)) {
-    /* relaxed: only a value that this thread wrote is equal. */
-    bool ended_it =
-        atomic_load_explicit(&slot->record->finalizing_thread_id,
-                             memory_order_relaxed) == slot->thread_id;
-    if (ended_it || (frame->flags & REBINDS)) return;
+    if (finalizes(slot) || (frame->flags & REBINDS)) return;
     /* The wait was given up. What follows in this thread believes that it is
      * attached: so it ends here, as CPython from 3.14 on ends its daemons. */
     for (;;) pause();
@@ -604,8 +607,13 @@ NOINLINE static pyhold_status enter_slowly(pyhold_frame **out, struct record *r,
   struct thread *t = &self;
   struct pyhold_slot *slot = slot_for(t, r);
   if (slot == NULL) return PYHOLD_ENOMEM;
-  if (entry != LEANING && !protect(slot, entry, file, line))
-    return PYHOLD_EFINALIZING;
+  if (entry != LEANING && !protect(slot, entry, file, line)) {
+    /* The thread that finalizes an interpreter has the last word, until that is
+     * torn down: it is attached, and cannot be finalized under. */
+    if (!finalizes(slot) || !ph_thread_is_attached(r))
+      return PYHOLD_EFINALIZING;
+    entry = LEANING;
+  }
   const bool is_outermost = slot->ensures + slot->leans == 0;
   pyhold_status status = attach(t, slot, out, file, line, entry, keep);
   if (status != PYHOLD_OK)
@@ -630,7 +638,7 @@ NOINLINE static pyhold_status enter_outermost(pyhold_frame **out,
   /* The clock would be a third of what this costs without a GIL. */
   note_place(slot, file, line, SINCE_BEFORE_CLOSE);
   if (!ph_slot_enter(&r->gate, slot)) {
-    if (slot->leans == 0) return PYHOLD_EFINALIZING;
+    if (slot->leans == 0 && !finalizes(slot)) return PYHOLD_EFINALIZING;
     return enter_slowly(out, r, file, line, entry, keep);
   }
   /* Only now is the state there for sure. */
@@ -682,10 +690,7 @@ pyhold_status pyhold_frame_detach(pyhold_frame **out, const char *file,
   struct pyhold_slot *slot = slot_for(t, r);
   ph_record_unref(r);
   if (slot == NULL || !reserve_frame(t)) return PYHOLD_ENOMEM;
-  /* relaxed: only a value that this thread wrote is equal. */
-  bool finalizes_it =
-      atomic_load_explicit(&slot->record->finalizing_thread_id,
-                           memory_order_relaxed) == slot->thread_id;
+  const bool finalizes_it = finalizes(slot);
   bool is_protected = protect(slot, ASK, file, line);
   if (!is_protected && !finalizes_it) return PYHOLD_EFINALIZING;
   struct pyhold_frame *frame = push_frame(t, slot);

@@ -15,9 +15,10 @@
  * PyThreadState (and, where there is a GIL, holds it). A *hold* is a strong
  * reference: while one exists its interpreter does not finalize. A *view* is
  * a weak one: it may be asked for a hold, and may refuse. The *gate* of an
- * interpreter is where finalization and holds meet: a callback of Python's
- * atexit module closes it, once; from then on new holds and outermost ensures
- * are refused, and finalization waits for those that got in before.
+ * interpreter is where finalization and holds meet: after the callbacks of
+ * Python's atexit module it closes, once; from then on new holds and outermost
+ * ensures are refused, and finalization waits for those that got in before. The
+ * thread that finalizes is not refused while it is attached: it has the last word.
  *
  * No function here ever sets, clears or replaces a Python exception.
  * Callers in C++ want pyhold/pyhold.h instead, which makes guards of these.
@@ -95,8 +96,7 @@ typedef struct pyhold_interp pyhold_interp;
  * Owns:      the caller owns *out; pass it once to pyhold_interp_release() or
  *            pyhold_thread_ensure().
  * Forgotten: the interpreter waits for this hold at its end, for ever.
- * Threads:   any.
- * Blocks:    the first call for an interpreter runs Python code.
+ * Threads:   any.   Blocks: never; runs no byte code.
  * Spec:      PEP 788 (draft), PyInterpreterState_Hold.
  * Differs:   the draft makes failure fatal; here it is a status. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
@@ -151,32 +151,33 @@ typedef struct pyhold_view pyhold_view;
 
 /* Make a view of the interpreter that the calling thread is attached to. The
  * first hold or view of an interpreter makes it known to pyhold, and registers
- * the gate with its atexit module: modules make one when they are imported,
- * so that the gate closes after the callbacks that their users registered.
+ * the gate with its atexit module. The gate closes after all callbacks, whenever
+ * they were registered.
  *
  * Attached:  required. On 3.11 "attached" can be told from "detached while
  *            another thread is attached" only where no subinterpreter exists;
  *            elsewhere the caller vouches for it.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
  * Returns:   OK, EDETACHED, ENOMEM as pyhold_interp_hold();
- *            EFINALIZING  pyhold never met it, and its atexit callbacks run
- *            already: too late for a gate. (Where nothing imported threading
- *            this cannot be told, and the view is made without one.)
+ *            EFINALIZING  pyhold never met it, and its atexit callbacks have
+ *            run already: too late for a gate.
  * Owns:      the caller owns *out; pass it once to pyhold_view_free().
  * Forgotten: some bytes are lost, nothing else.
  * Threads:   any.
- * Blocks:    the first call for an interpreter runs Python code.
+ * Blocks:    never; it runs no byte code, so the GIL does not change hands: it may
+ *            be the initializer of a function's static.
  * Spec:      PEP 788, PyInterpreterView_FromCurrent. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_view_current(pyhold_view **out);
 
 /* Make a view of the main interpreter.
  *
- * Attached:  not needed, where a hold or view of it was made before; else the
+ * Attached:  not needed, where the main interpreter is known: a hold or view of
+ *            it was made before; or this code is part of a module that was
+ *            imported, and the main thread has run Python code since. Else the
  *            caller must be attached to it.
  * Returns:   as pyhold_view_current(), without EDETACHED;
- *            ENOINTERP    nobody has made it known, and the caller is not
- *                         attached to it.
+ *            ENOINTERP    it is not known, and the caller is not attached to it.
  * Owns, Forgotten, Threads, Blocks: as pyhold_view_current().
  * Spec:      PEP 788, PyInterpreterView_FromMain.
  * Differs:   FromMain needs no one to have come before. */
@@ -266,7 +267,8 @@ pyhold_thread_ensure(pyhold_interp *hold);
  *
  * Returns:   OK, ENOMEM; EMISUSE for NULL;
  *            EFINALIZING  the gate has closed, and the thread is not inside
- *                         an ensure of that interpreter that got in before.
+ *                         an ensure of that interpreter that got in before, nor
+ *                         attached to it as the thread that finalizes it.
  * Owns:      borrows `view` for the call only.
  * Attached, Forgotten, Threads, Blocks, Signals: as pyhold_thread_ensure().
  * Spec:      PEP 788, PyThreadState_EnsureFromView. */
@@ -412,8 +414,11 @@ PYHOLD_API void pyhold_thread_state_detach(pyhold_thread_state *state);
  *            detached. Runs Python destructors. */
 PYHOLD_API void pyhold_thread_state_delete(pyhold_thread_state *state);
 
-/* Have fn(arg) called once, when the gate of the view's interpreter closes: a
- * word to owners of persistent thread states, and of holds, to let go.
+/* Have fn(arg) called once, before the view's interpreter ends: a word to owners
+ * of persistent thread states, and of holds, to let go. It is called when the
+ * interpreter's atexit callbacks run, in the place of the first view or hold among
+ * them (last registered, first called): before older callbacks, which may join the
+ * thread that is to be told. Then, or at the latest when the gate closes.
  *
  * Attached:  not needed. `fn` runs on the finalizing thread, detached; it may
  *            ensure nothing, and should only tell others.

@@ -15,9 +15,8 @@ namespace pyhold {
 //
 // For a view of the whole process use a static pointer that is never deleted, as
 // below. A plain static object is destroyed when the process exits, while detached
-// threads may still use it. Set the pointer while attached, in the module's init
-// function. Don't make the first view in the initializer of a function-local
-// static: another thread would wait for that static with the GIL held.
+// threads may still use it. Set the pointer while attached: in the module's init
+// function, or as a function's static, because making a view runs no byte code.
 //
 // Thread-safe:       Current(), Main(); const members of one object.
 // Thread-compatible: the rest.

@@ -10,10 +10,12 @@ namespace pyhold {
 // again at its end. The interpreter is kept from finalizing meanwhile, so that
 // coming back can never hang, which Py_BEGIN_ALLOW_THREADS does not promise.
 //
-// Refused, and still attached, on a thread of Python's own that comes here
-// while its interpreter finalizes: test it before anything that blocks for
-// long. The finalizing thread itself is not refused. A thread that is not
-// attached gets PYHOLD_EDETACHED, and nothing happens.
+// A thread of Python's own that comes here while its interpreter finalizes is
+// refused, and stays attached: test the guard before anything that blocks for long.
+// The finalizing thread itself is not refused. A thread that is not attached gets
+// PYHOLD_EDETACHED, and nothing happens.
+//
+// Must be left on its thread, while that thread is detached.
 //
 //   {
 //     pyhold::ThreadStateDetachGuard detached;

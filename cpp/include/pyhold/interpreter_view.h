@@ -10,8 +10,13 @@
 namespace pyhold {
 
 // Names an interpreter without keeping it alive; asks for holds, and may be
-// refused. Cheap to copy. The thing to store: in a module's state, in a
-// callback, in a static.
+// refused. Cheap to copy. This is what to store: in a module's state, in a
+// callback, in a static pointer.
+//
+// For a view of the whole process use a static pointer that is never deleted, as
+// below. A plain static object is destroyed when the process exits, while detached
+// threads may still use it. Set the pointer while attached: in the module's init
+// function, or as a function's static, because making a view runs no byte code.
 //
 // Thread-safe:       Current(), Main(); const members of one object.
 // Thread-compatible: the rest.

@@ -4,6 +4,8 @@
 
 /* 3.12+: each attach makes its state the one that PyGILState finds. */
 #define ATTACH_REBINDS_GILSTATE (PY_VERSION_HEX >= 0x030C0000)
+/* Before 3.13: an asynchronous exception is announced to the interpreter. */
+#define ASYNC_EXC_IS_SIGNALLED (PY_VERSION_HEX < 0x030D0000)
 /* 3.11: out of memory PyThreadState_New() crashes, between these two steps. */
 #define NEW_STATE_NEEDS_MEMORY (PY_VERSION_HEX < 0x030C0000)
 /* 3.12+: Py_AddPendingCall always means the main interpreter. */
@@ -158,9 +160,29 @@ void ph_port_state_own(port_state *state) {
 #endif
 }
 
+#if ASYNC_EXC_IS_SIGNALLED
+/* Let an asynchronous exception be raised, so that CPython forgets that there is
+ * one: just taking it away would make a traced thread look for it for ever. */
+static void take_async_exc(PyThreadState *state) {
+  if (state->async_exc == NULL) return;
+  error_state error = error_put_aside();
+  PyObject *globals = PyDict_New();
+  PyObject *code = Py_CompileString("0", "<pyhold>", Py_eval_input);
+  if (globals != NULL && code != NULL)
+    Py_XDECREF(PyEval_EvalCode(code, globals, globals));
+  Py_XDECREF(code);
+  Py_XDECREF(globals);
+  PyErr_Clear();
+  error_put_back(error);
+}
+#endif
+
 /* In the order of PyThreadState_Clear(). The state has the thread's own keys and
  * hooks only: nobody else looks at them. */
 void ph_port_clear_state(port_state *state) {
+#if ASYNC_EXC_IS_SIGNALLED
+  take_async_exc(state);
+#endif
   Py_CLEAR(state->dict);
   Py_CLEAR(state->async_exc);
   PyErr_SetExcInfo(NULL, NULL, NULL); /* the exception that is handled */

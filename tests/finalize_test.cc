@@ -95,7 +95,7 @@ void HoldIn(Way way, const InterpreterView& view, F inside) {
       REQUIRE(guard);
       REQUIRE(pyhold_thread_set_daemon(true) == PYHOLD_OK);
       {
-        ThreadStateDetachGuard detached;  // protects by itself
+        ThreadStateDetachGuard detached(pyhold::kHolding);  // by itself
         REQUIRE(detached);
         ThreadStateGuard again(view);
         REQUIRE(again);

@@ -114,6 +114,15 @@ void ph_deferred_end(struct record *r) {
            none != ENDED);
 }
 
+void ph_deferred_after_fork(struct record *r) {
+  uint64_t count = 0;
+  pyhold_deferred *node =
+      atomic_load_explicit(&r->deferred, memory_order_relaxed);
+  for (; node != NULL && node != ENDED; node = node->next) ++count;
+  for (node = r->deferred_rest; node != NULL; node = node->next) ++count;
+  atomic_store_explicit(&r->deferred_count, count, memory_order_relaxed);
+}
+
 pyhold_deferred *ph_deferred_give_up(struct record *r) {
   /* acquire: [P4]. */
   pyhold_deferred *first =

@@ -16,8 +16,6 @@
 #ifndef PYHOLD_SRC_REGISTRY_H_
 #define PYHOLD_SRC_REGISTRY_H_
 
-#include <sys/types.h>
-
 #include "gate.h"
 #include "port.h"
 
@@ -28,7 +26,6 @@ struct record {
   port_interp *interp; /* valid while READY, or CLOSED and held */
   int64_t id;
   bool is_main;
-  pid_t pid; /* of the process that has the threads in `gate` */
 
   atomic_uint refs;
   atomic_bool registered;    /* atexit has the gate */
@@ -83,6 +80,10 @@ bool ph_registry_orphan(struct pyhold_slot *slot);
 void ph_registry_reclaim(struct record *record, bool unclean_too);
 /* Whether there are any; with `exited`, such as can be deleted now. */
 bool ph_registry_has_orphans(struct record *record, bool exited);
+
+/* In a child of fork(), by the thread whose slots are `self`'s. Returns what is to
+ * be run with `false`, without the lock. Requires: the lock. */
+pyhold_deferred *ph_registry_after_fork(const void *self);
 
 /* See pyhold_on_close(). */
 pyhold_status ph_registry_on_close(struct record *record, void (*fn)(void *),

@@ -224,7 +224,9 @@ static void after_fork_in_child(void) {
   thread_id = 0;
   give_to_helpers();
   ph_renew_waits();
+  pyhold_deferred *late = ph_thread_after_fork();
   ph_unlock();
+  ph_deferred_run_late(late);
 }
 
 static void init(void) {

@@ -22,8 +22,14 @@
  *
  * No function here ever sets, clears or replaces a Python exception.
  * Callers in C++ want pyhold/pyhold.h instead, which makes guards of these.
- * Fork: nothing here may be used in a child of fork() until it calls exec. Its
- * interpreters finalize without waiting for what was held in the parent. */
+ *
+ * Fork: a child of os.fork() is as a process that has just imported its modules.
+ * The main interpreter's gate is open, views and objects work, and the child's end
+ * waits for the child's own threads and holds. The thread that forked keeps its
+ * ensures. Holds of before the fork may be used and released, but are not waited
+ * for; an ensure with one asks, as with a view. Other interpreters are gone, as
+ * CPython deletes them; calls of pyhold_on_close() are forgotten. A child of a plain
+ * fork() must not call Python before exec, and so not pyhold. */
 #ifndef PYHOLD_CORE_H_
 #define PYHOLD_CORE_H_
 
@@ -183,6 +189,20 @@ pyhold_view_current(pyhold_view **out);
  * Differs:   FromMain needs no one to have come before. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_main(pyhold_view **out);
 
+/* Make a view of the interpreter that this thread came from, for code that names
+ * none, such as what runs inside a scope that let go of the GIL: the one that is
+ * attached; else the one that the newest frame let go of; else that of the state
+ * which PyGILState_Ensure would attach; else a copy of `fallback`.
+ *
+ * Attached:  not needed.
+ * Params:    fallback  NULL: ENOINTERP instead.
+ *            out       not NULL. Written on every return; NULL unless OK.
+ * Returns:   OK, ENOMEM, ENOINTERP. An interpreter that nobody made known is passed
+ *            over, unless it is attached.
+ * Owns, Threads, Blocks: as pyhold_view_current(). */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_view_of_thread(pyhold_view *fallback, pyhold_view **out);
+
 /* Another reference to the same view. Cannot fail.
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_view *pyhold_view_dup(pyhold_view *view);
@@ -337,25 +357,35 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
     pyhold_frame **out, pyhold_view *view, const char *file, int line);
 
-/* Detach the calling thread, and keep its interpreter from finalizing until
- * pyhold_frame_leave() attaches it again, so that coming back cannot hang.
+/* What becomes of the interpreter while the thread is detached from it. */
+typedef enum pyhold_detach {
+  /* The default: as Py_BEGIN_ALLOW_THREADS. Nothing is held, so a thread that is in
+   * a long system call does not keep the process from ending. A thread that comes
+   * back too late sleeps for good: it is neither returned to code that believes to
+   * be attached, nor ended by pthread_exit(), as CPython before 3.13.8 does. */
+  PYHOLD_DETACH_RELEASED = 0,
+  /* The interpreter does not finalize until the thread is back, so that coming
+   * back always succeeds: for short work that must be finished. */
+  PYHOLD_DETACH_HOLDING = 1
+} pyhold_detach;
+
+/* Detach the calling thread until pyhold_frame_leave() attaches it again. Inside
+ * an ensure of the same interpreter that holds, both ways hold.
  *
  * Attached:  required. On 3.11 with subinterpreters it must be to a state that
  *            is the thread's gilstate, or that pyhold has seen (a view was made
  *            in it); else EDETACHED.
  * Returns:   OK, EDETACHED, ENOMEM;
- *            EFINALIZING  the gate has closed, nothing keeps the interpreter
- *                         for this thread, and it is not the thread that
- *                         finalizes it; or nobody made it known before its
- *                         atexit callbacks ran. The thread stays attached.
+ *            EFINALIZING  nobody made the interpreter known before it was too
+ *                         late; or, HOLDING only, the gate has closed, nothing
+ *                         keeps the interpreter for this thread, and it is not the
+ *                         thread that finalizes it. The thread stays attached.
  * Threads:   any.
- * Blocks:    the first call for an interpreter runs Python code; leaving waits
- *            for the GIL.
+ * Blocks:    leaving waits for the GIL; RELEASED and too late, for ever.
  * Spec:      CPython C API, Py_BEGIN_ALLOW_THREADS.
- * Differs:   that one hangs or ends the thread if the interpreter finalizes
- *            meanwhile. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_status
-pyhold_frame_detach(pyhold_frame **out, const char *file, int line);
+ * Differs:   that one hangs or ends the thread that comes back too late. */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(
+    pyhold_frame **out, pyhold_detach way, const char *file, int line);
 
 /* Undo a frame that was entered with OK. As pyhold_thread_release(); but an
  * exception that is pending when the outermost use of a state that pyhold made

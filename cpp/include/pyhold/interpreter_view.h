@@ -43,6 +43,14 @@ class [[nodiscard]] InterpreterView final {
     return InterpreterView(raw, status);
   }
 
+  // See pyhold_view_of_thread(): the interpreter that this thread came from.
+  static InterpreterView OfThisThread(
+      const InterpreterView& fallback = InterpreterView()) noexcept {
+    pyhold_view* raw;
+    pyhold_status status = pyhold_view_of_thread(fallback.raw_, &raw);
+    return InterpreterView(raw, status);
+  }
+
   // Takes over a view from the C API.
   static InterpreterView FromRaw(pyhold_view* raw) noexcept {
     return InterpreterView(raw, raw != nullptr ? PYHOLD_OK : PYHOLD_EMISUSE);

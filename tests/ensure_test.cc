@@ -642,7 +642,7 @@ TEST_F(EnsureDeathTest, LeavingAGuardThatBringsBackTheWrongStateIsFatal) {
           first.reset();
         });
       },
-      "not its state is attached");
+      "ends while not its");
 }
 
 }  // namespace

@@ -133,7 +133,7 @@ TEST_F(ThreadTest, DestructorsOfADeletedStateMayEnsure) {
   EXPECT_EQ(fake_state_count(main_), 1);
 }
 
-TEST_F(ThreadTest, KeptStateIsDeletedByTheNextThreadThatMakesOne) {
+TEST_F(ThreadTest, KeptStateIsDeletedAfterItsThread) {
   for (int i = 0; i < 5; ++i) {
     std::thread([&] {
       _ts* state = nullptr;
@@ -141,10 +141,11 @@ TEST_F(ThreadTest, KeptStateIsDeletedByTheNextThreadThatMakesOne) {
         ThreadStateGuard guard(view_);
         if (call == 0) state = fake_current();
         EXPECT_EQ(fake_current(), state);
-        EXPECT_EQ(fake_state_count(main_), 2);
+        // This one's, the main thread's; the last one's, and the service thread's
+        // while it deletes that.
+        EXPECT_LE(fake_state_count(main_), 4);
       }
     }).join();
-    EXPECT_EQ(fake_state_count(main_), 2);
   }
 }
 

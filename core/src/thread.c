@@ -48,6 +48,7 @@ struct thread {
   pyhold_frame **pairs; /* handles of pyhold_thread_ensure(), oldest first */
   unsigned pair_count, pair_room;
   bool exiting;     /* its C++ thread_local variables are being destroyed */
+  bool ended;       /* end_thread() was called: nothing is kept any more */
   unsigned rounds;  /* of destructors of pthread keys that came since */
   uint64_t serial;  /* of all threads that were, none has the same; or 0 */
   port_state *gone; /* CPython deleted it, and may still have it as gilstate */
@@ -575,7 +576,7 @@ static pyhold_status attach(struct thread *t, struct pyhold_slot *slot,
   if (state == NULL) {
     state = slot->state = ph_port_state_new(r->interp);
     if (state == NULL) return PYHOLD_ENOMEM;
-    slot->keep = keep == PYHOLD_KEEP && r->is_main;
+    slot->keep = keep == PYHOLD_KEEP && r->is_main && !t->ended;
     if (slot->keep) *ph_port_users(state) = PH_KEPT;
     made = true;
   }
@@ -910,7 +911,7 @@ static void end_thread(struct thread *t) {
   }
   free(t->pairs);
   /* A later destructor of this thread may start anew. */
-  *t = (struct thread){0};
+  *t = (struct thread){.ended = true};
 }
 
 /* The destructor of exit_key. */

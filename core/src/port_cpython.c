@@ -17,6 +17,9 @@
 /* 3.15+: the gilstate is a thread-local variable; Py_FinalizeEx clears only that
  * of its own thread. */
 #define GILSTATE_OUTLIVES_RUNTIME (PY_VERSION_HEX >= 0x030F0000)
+/* Before 3.14: asyncio keeps the running loop in the dict of the thread state, and
+ * a borrowed pointer to that entry with the number of the state. */
+#define ASYNCIO_BORROWS_FROM_DICT (PY_VERSION_HEX < 0x030E0000)
 /* 3.15+: PEP 788. */
 #define HAS_GUARDS (PY_VERSION_HEX >= 0x030F0000)
 
@@ -150,10 +153,12 @@ void ph_port_state_disown(port_state *state) {
 
 void ph_port_state_own(port_state *state) {
   state->thread_id = PyThread_get_thread_ident();
-  if (PyGILState_GetThisThreadState() != NULL) return;
+  PyThreadState *bound = PyGILState_GetThisThreadState();
+  if (bound == state) return;
 #if ATTACH_REBINDS_GILSTATE
   state->_status.bound_gilstate = 0; /* so that the attach binds it */
 #else
+  if (bound != NULL) return;
   int users = state->gilstate_counter;
   _PyThreadState_SetCurrent(state);
   state->gilstate_counter = users;
@@ -177,13 +182,41 @@ static void take_async_exc(PyThreadState *state) {
 }
 #endif
 
+static void clear_dict(port_state *state) {
+#if ASYNCIO_BORROWS_FROM_DICT
+  PyObject *loop = NULL;
+  if (state->dict != NULL)
+    loop = PyDict_GetItemString(state->dict, "__asyncio_running_event_loop__");
+  if (loop != NULL) {
+    /* Let it borrow another: no loop, which lives as long as the state. That
+     * is not clean then, so it is not kept. */
+    error_state error = error_put_aside();
+    Py_INCREF(loop);
+    Py_CLEAR(state->dict);
+    PyObject *name = PyUnicode_FromString("_asyncio");
+    PyObject *asyncio = name != NULL ? PyImport_GetModule(name) : NULL;
+    PyObject *done = NULL;
+    if (asyncio != NULL)
+      done = PyObject_CallMethod(asyncio, "_set_running_loop", "O", Py_None);
+    Py_XDECREF(done);
+    Py_XDECREF(asyncio);
+    Py_XDECREF(name);
+    Py_DECREF(loop);
+    PyErr_Clear();
+    error_put_back(error);
+    return;
+  }
+#endif
+  Py_CLEAR(state->dict);
+}
+
 /* In the order of PyThreadState_Clear(). The state has the thread's own keys and
  * hooks only: nobody else looks at them. */
 void ph_port_clear_state(port_state *state) {
 #if ASYNC_EXC_IS_SIGNALLED
   take_async_exc(state);
 #endif
-  Py_CLEAR(state->dict);
+  clear_dict(state);
   Py_CLEAR(state->async_exc);
   PyErr_SetExcInfo(NULL, NULL, NULL); /* the exception that is handled */
   state->coroutine_origin_tracking_depth = 0;

@@ -49,6 +49,7 @@ struct thread {
   pyhold_frame **pairs; /* handles of pyhold_thread_ensure(), oldest first */
   unsigned pair_count, pair_room;
   bool exiting;     /* its C++ thread_local variables are being destroyed */
+  bool ended;       /* end_thread() was called: nothing is kept any more */
   unsigned rounds;  /* of destructors of pthread keys that came since */
   uint64_t serial;  /* of all threads that were, none has the same; or 0 */
   port_state *gone; /* CPython deleted it, and may still have it as gilstate */
@@ -386,9 +387,9 @@ NOINLINE static bool make_clean(struct pyhold_slot *slot, port_state *state,
  * kept state, see that it starts fresh [INV9]. */
 static inline void begin_use(struct pyhold_slot *slot, port_state *state) {
   int *users = ph_port_users(state);
-  if (*users == PH_KEPT && !ph_port_is_clean(state) &&
+  if (*users == PH_KEPT && (!ph_port_is_clean(state) || slot->keeps_error) &&
       ph_port_is_unused(state)) {
-    bool kept = slot->keeps_error;
+    bool kept = slot->keeps_error; /* for this ensure, and no later one */
     slot->keeps_error = false;
     ++*users;
     (void)make_clean(slot, state, kept ? KEEP_ERROR : DROP_ERROR);
@@ -404,8 +405,19 @@ static void delete_attached(struct thread *t, struct pyhold_slot *slot) {
   ph_port_state_delete_attached(slot->state);
   for (struct pyhold_frame *f = t->frames; f != NULL; f = f->next)
     if (f->restore == slot->state) f->restore = NULL; /* nothing to bind */
-  if (slot->used == slot->state) slot->used = NULL;
+  if (slot->used == slot->state) {
+    slot->used = NULL;
+    slot->counted = false;
+  }
   slot->state = NULL;
+}
+
+/* An ensure that left before has left its count to the slot: take it away, too,
+ * as only one ensure is left. */
+static void drop_left_count(struct pyhold_slot *slot, port_state *state) {
+  if (!slot->counted || slot->used != state) return;
+  slot->counted = false;
+  --*ph_port_users(state); /* INV8 */
 }
 
 /* Whether a frame comes back to the slot's state, as somebody attached it
@@ -440,10 +452,7 @@ static void end_use(struct thread *t, struct pyhold_slot *slot,
     ph_port_detach(state);
     return;
   }
-  if (slot->counted && slot->used == state) { /* took over another's */
-    slot->counted = false;
-    --*users;
-  }
+  drop_left_count(slot, state);
   bool is_ours = state == slot->state && slot->persistent == 0;
   if (is_ours && !slot->keep && *users == 2 && !is_set_aside(t, slot)) {
     if (error == REPORT_ERROR && ph_port_has_error(state))
@@ -457,6 +466,7 @@ static void end_use(struct thread *t, struct pyhold_slot *slot,
     delete_attached(t, slot);
     return;
   }
+  drop_left_count(slot, state); /* by what the clearing ran */
   --*users;
   ph_port_detach(state);
   if (t->exiting && *users == PH_KEPT) ph_port_state_disown(state);
@@ -600,7 +610,7 @@ static pyhold_status attach(struct thread *t, struct pyhold_slot *slot,
   if (state == NULL) {
     state = slot->state = ph_port_state_new(r->interp);
     if (state == NULL) return PYHOLD_ENOMEM;
-    slot->keep = keep == PYHOLD_KEEP && r->is_main;
+    slot->keep = keep == PYHOLD_KEEP && r->is_main && !t->ended;
     if (slot->keep) *ph_port_users(state) = PH_KEPT;
     made = true;
   }
@@ -791,7 +801,7 @@ static inline void leave_outermost(pyhold_frame *handle,
   port_state *state = slot->quick;
   int *users;
   if (state == NULL || is_closed(slot->record) || slot->ensures != 1 ||
-      slot->leans != 0 || slot->daemons != 0 ||
+      slot->leans != 0 || slot->daemons != 0 || slot->counted ||
       (state == slot->state && !slot->keep && slot->persistent == 0) ||
       (users = ph_port_users(state),
        *users == PH_KEPT + 1 && !ph_port_is_clean(state))) {
@@ -940,7 +950,7 @@ static void end_thread(struct thread *t) {
   }
   free(t->pairs);
   /* A later destructor of this thread may start anew. */
-  *t = (struct thread){0};
+  *t = (struct thread){.ended = true};
 }
 
 /* The destructor of exit_key. */

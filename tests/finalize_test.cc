@@ -276,6 +276,15 @@ void ProbeAfterGate(PyObject*) {
     REQUIRE(Eval("1 + 1") == 2);
     ThreadStateDetachGuard detached;
     REQUIRE(detached);
+    ThreadStateGuard again(*the_view);
+    REQUIRE(again);
+    REQUIRE(Eval("1 + 1") == 2);
+  }
+  {
+    ThreadStateDetachGuard detached;
+    ThreadStateGuard again(*the_view);
+    REQUIRE(again);
+    REQUIRE(Eval("1 + 1") == 2);
   }
   std::thread([] {
     REQUIRE(ThreadStateGuard(*the_view).status() == PYHOLD_EFINALIZING);

@@ -103,6 +103,14 @@ static bool finalizes(const struct pyhold_slot *slot) {
                               memory_order_relaxed) == slot->thread_id;
 }
 
+/* The thread that finalizes an interpreter has the last word, until that is torn
+ * down: it cannot be finalized under, attached or just now detached. */
+static bool has_last_word(const struct pyhold_slot *slot) {
+  /* acquire: pairs with ph_registry_interp_gone(). */
+  return finalizes(slot) &&
+         !atomic_load_explicit(&slot->record->gone, memory_order_acquire);
+}
+
 static void unlink_slot(struct pyhold_slot *slot) {
   ph_lock();
   ph_gate_unlink(slot);
@@ -600,7 +608,8 @@ static pyhold_status attach(struct thread *t, struct pyhold_slot *slot,
   }
   /* Dead and protected: the wait was given up, or this thread ended the
    * interpreter inside a guard of its own. */
-  if (is_dead(r)) return PYHOLD_EFINALIZING;
+  if (is_dead(r) && !(has_last_word(slot) && detached_state(t, slot) != NULL))
+    return PYHOLD_EFINALIZING;
 
   if (t->gone != NULL && ph_port_gilstate() == t->gone)
     ph_port_forget_gilstate(r->interp);
@@ -649,10 +658,7 @@ NOINLINE static pyhold_status enter_slowly(pyhold_frame **out, struct record *r,
   struct pyhold_slot *slot = slot_for(t, r);
   if (slot == NULL) return PYHOLD_ENOMEM;
   if (entry != LEANING && !protect(slot, entry, file, line)) {
-    /* The thread that finalizes an interpreter has the last word, until that is
-     * torn down: it is attached, and cannot be finalized under. */
-    if (!finalizes(slot) || !ph_thread_is_attached(r))
-      return PYHOLD_EFINALIZING;
+    if (!has_last_word(slot)) return PYHOLD_EFINALIZING;
     entry = LEANING;
   }
   const bool is_outermost = slot->ensures + slot->leans == 0;

@@ -18,7 +18,8 @@
  * interpreter is where finalization and holds meet: after the callbacks of
  * Python's atexit module it closes, once; from then on new holds and outermost
  * ensures are refused, and finalization waits for those that got in before. The
- * thread that finalizes is not refused while it is attached: it has the last word.
+ * thread that finalizes is not refused until the interpreter is torn down: it has
+ * the last word.
  *
  * No function here ever sets, clears or replaces a Python exception.
  * Callers in C++ want pyhold/pyhold.h instead, which makes guards of these.
@@ -288,7 +289,7 @@ pyhold_thread_ensure(pyhold_interp *hold);
  * Returns:   OK, ENOMEM; EMISUSE for NULL;
  *            EFINALIZING  the gate has closed, and the thread is not inside
  *                         an ensure of that interpreter that got in before, nor
- *                         attached to it as the thread that finalizes it.
+ *                         the one that finalizes it.
  * Owns:      borrows `view` for the call only.
  * Attached, Forgotten, Threads, Blocks, Signals: as pyhold_thread_ensure().
  * Spec:      PEP 788, PyThreadState_EnsureFromView. */

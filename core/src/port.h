@@ -9,10 +9,14 @@
 #ifndef PYHOLD_SRC_PORT_H_
 #define PYHOLD_SRC_PORT_H_
 
+#include "first.h"
+//
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "pyhold/core.h"
+
+PH_HIDDEN_BEGIN
 
 typedef struct _is port_interp;
 typedef struct _ts port_state;
@@ -121,9 +125,11 @@ PH_PORT_HOT void ph_port_attach(port_state *state);
 /* Requires: the thread is attached to `state`. */
 PH_PORT_HOT void ph_port_detach(port_state *state);
 
+PH_HIDDEN_END
 #ifndef PYHOLD_FAKE_PORT
 #include "port_cpython.h"
 #endif
+PH_HIDDEN_BEGIN
 
 /* --- Objects. Requires: attached to the object's interpreter. --- */
 
@@ -180,5 +186,7 @@ void ph_port_report_deferred_error(void);
  * late: these two are for pep788.c, whose functions set exceptions. */
 void ph_port_raise_no_memory(void);
 void ph_port_raise_finalizing(const char *message);
+
+PH_HIDDEN_END
 
 #endif /* PYHOLD_SRC_PORT_H_ */

@@ -16,10 +16,14 @@
 #ifndef PYHOLD_SRC_REGISTRY_H_
 #define PYHOLD_SRC_REGISTRY_H_
 
+#include "first.h"
+//
 #include <sys/types.h>
 
 #include "gate.h"
 #include "port.h"
+
+PH_HIDDEN_BEGIN
 
 struct record {
   struct gate gate;
@@ -107,5 +111,7 @@ void ph_registry_adopt_main(port_interp *main_interp);
 /* Have that called soon, if need be, without running Python code here.
  * Requires: attached. */
 void ph_registry_adopt_main_later(void);
+
+PH_HIDDEN_END
 
 #endif /* PYHOLD_SRC_REGISTRY_H_ */

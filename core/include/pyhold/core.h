@@ -30,15 +30,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Each module that links pyhold has a copy of its own; hidden symbols keep the
- * copies of one process apart. */
-#if defined(__GNUC__)
-#define PYHOLD_API __attribute__((visibility("hidden")))
-#define PYHOLD_NODISCARD __attribute__((warn_unused_result))
-#else
-#define PYHOLD_API
-#define PYHOLD_NODISCARD
-#endif
+#include "pyhold/linkage.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -50,19 +42,19 @@ extern "C" {
 
 /* One list makes the enum, the names and the messages.
  * Append only; a number is never reused. */
-#define PYHOLD_STATUS_MAP(X)                                               \
-  X(OK, 0, "success")                                                      \
-  X(EFINALIZING, -1, "the interpreter is finalizing or finalized")         \
-  X(ENOINTERP, -2, "no such interpreter is known to pyhold")               \
-  X(ENOMEM, -3, "out of memory")                                           \
-  X(EDETACHED, -4, "the calling thread has no attached thread state")      \
-  X(EMISUSE, -5, "pyhold was called in a way that its contract rules out") \
-  X(ETIMEDOUT, -6, "the time was up")
+#define PYHOLD_STATUS_MAP(M)                                               \
+  M(OK, 0, "success")                                                      \
+  M(EFINALIZING, -1, "the interpreter is finalizing or finalized")         \
+  M(ENOINTERP, -2, "no such interpreter is known to pyhold")               \
+  M(ENOMEM, -3, "out of memory")                                           \
+  M(EDETACHED, -4, "the calling thread has no attached thread state")      \
+  M(EMISUSE, -5, "pyhold was called in a way that its contract rules out") \
+  M(ETIMEDOUT, -6, "the time was up")
 
 typedef enum pyhold_status {
-#define X(name, value, text) PYHOLD_##name = value,
-  PYHOLD_STATUS_MAP(X)
-#undef X
+#define PYHOLD_STATUS_(name, value, text) PYHOLD_##name = value,
+  PYHOLD_STATUS_MAP(PYHOLD_STATUS_)
+#undef PYHOLD_STATUS_
 } pyhold_status;
 
 /* "PYHOLD_OK", ...; "PYHOLD_UNKNOWN" for a number that is none of them.
@@ -89,6 +81,9 @@ typedef struct pyhold_interp pyhold_interp;
  * Returns:   OK, EDETACHED;
  *            EFINALIZING  the gate has closed, also when the caller is inside
  *                         an ensure that got in before;
+ *            EMISUSE      this pyhold was compiled for another CPython: another
+ *                         minor version, or only one of the two is a debug or
+ *                         a free-threaded build. A line on stderr names both.
  *            ENOMEM       (only the first call for an interpreter; also when
  *                         it lets no gate be registered for another reason, as
  *                         at the limit of its recursion: ask again).
@@ -158,7 +153,7 @@ typedef struct pyhold_view pyhold_view;
  *            another thread is attached" only where no subinterpreter exists;
  *            elsewhere the caller vouches for it.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, EDETACHED, ENOMEM as pyhold_interp_hold();
+ * Returns:   OK, EDETACHED, EMISUSE, ENOMEM as pyhold_interp_hold();
  *            EFINALIZING  pyhold never met it, and its atexit callbacks run
  *            already: too late for a gate. (Where nothing imported threading
  *            this cannot be told, and the view is made without one.)
@@ -341,7 +336,7 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
  * Attached:  required. On 3.11 with subinterpreters it must be to a state that
  *            is the thread's gilstate, or that pyhold has seen (a view was made
  *            in it); else EDETACHED.
- * Returns:   OK, EDETACHED, ENOMEM;
+ * Returns:   OK, EDETACHED, ENOMEM; EMISUSE as pyhold_interp_hold();
  *            EFINALIZING  the gate has closed, nothing keeps the interpreter
  *                         for this thread, and it is not the thread that
  *                         finalizes it; or nobody made it known before its

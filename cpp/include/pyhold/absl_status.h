@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // SafeCallIntoPython() with absl::Status and absl::StatusOr<T>. A refused call is
 // kCancelled. An exception has the code of PythonError::CodeOf(), and travels in
@@ -32,9 +33,6 @@ struct AbslPayloads {
   std::unordered_map<const char*, const PythonError*> errors;
 };
 // Of this copy of pyhold alone; never destroyed.
-#if defined(__GNUC__)
-__attribute__((visibility("hidden")))
-#endif
 inline AbslPayloads& TheAbslPayloads() {
   static auto* payloads = new AbslPayloads;
   return *payloads;
@@ -97,6 +95,7 @@ struct StatusOf<absl::StatusOr<T>> {
   using type = absl::Status;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_ABSL_STATUS_H_

@@ -11,6 +11,7 @@
 #include <utility>
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Carries an exception in an arrow::Status.
 class PythonErrorDetail final : public arrow::StatusDetail {
@@ -97,6 +98,7 @@ struct StatusOf<arrow::Result<T>> {
   using type = arrow::Status;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_ARROW_STATUS_H_

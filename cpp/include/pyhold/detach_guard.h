@@ -5,6 +5,7 @@
 #include "pyhold/thread_annotations.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Detaches the calling thread for a scope, and attaches the same thread state
 // again at its end. The interpreter is kept from finalizing meanwhile, so that
@@ -44,6 +45,7 @@ class [[nodiscard]] ThreadStateDetachGuard final {
   pyhold_status status_;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_DETACH_GUARD_H_

@@ -7,6 +7,7 @@
 #include "pyhold/interpreter_view.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Owns a thread state of the calling thread, or none: while it exists, every
 // ThreadStateGuard for that interpreter on this thread uses it. Move-only; it
@@ -61,6 +62,7 @@ class [[nodiscard]] PersistentThreadState final {
   pyhold_status status_ = PYHOLD_EMISUSE;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_PERSISTENT_THREAD_STATE_H_

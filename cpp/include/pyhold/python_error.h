@@ -13,6 +13,7 @@
 #include "pyhold/object_ref.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // The canonical codes, with the numbers that absl::StatusCode and gRPC give
 // them.
@@ -191,6 +192,7 @@ class PythonError final {
   ObjectRef exception_;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_PYTHON_ERROR_H_

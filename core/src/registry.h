@@ -63,7 +63,8 @@ void ph_record_unref(struct record *record);
 
 /* The record of the interpreter that the caller is attached to, made and
  * registered if need be; a new reference. OK, though its gate may be closed;
- * EFINALIZING, when it is too late to register one; or ENOMEM.
+ * EFINALIZING, when it is too late to register one; EMISUSE, see ph_port_fits(); or
+ * ENOMEM.
  * Requires: attached to `interp`. Runs Python code. */
 pyhold_status ph_registry_adopt(port_interp *interp, struct record **out);
 

@@ -112,10 +112,10 @@ class PythonError final {
       std::lock_guard lock(registered.mutex);
       for (auto it = registered.codes.rbegin(); it != registered.codes.rend();
            ++it) {
-        const auto& [type, code] = *it;
+        const ObjectRef& type = it->first;
         if (type && type.view().is_attached() &&
             PyErr_GivenExceptionMatches(exception, type.get()))
-          return code;
+          return it->second;
       }
     }
     const struct {

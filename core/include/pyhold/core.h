@@ -589,6 +589,16 @@ typedef struct pyhold_wait_policy {
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API void pyhold_set_wait_policy(const pyhold_wait_policy *policy);
 
+/* ------------------------------------------------------------------------
+ * For the C++ layer
+ */
+
+/* What the C++ layers of all binaries that share this core have in common, under a
+ * name that says its type: made by make() at the first call, never freed. If two
+ * threads make it at once, one of the two is lost.
+ * Attached: not needed.   Threads: any.   Aborts: without memory. */
+PYHOLD_API void *pyhold_layer_state(const char *name, void *(*make)(void));
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif

@@ -61,6 +61,7 @@
   M(interp_lookup)                  \
   M(interp_release)                 \
   M(interp_state)                   \
+  M(layer_state)                    \
   M(object_dup)                     \
   M(object_free)                    \
   M(object_get)                     \

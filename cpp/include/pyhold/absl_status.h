@@ -3,6 +3,8 @@
 
 #include "pyhold/safe_call.h"
 //
+#include "pyhold/layer_state.h"
+//
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -29,14 +31,11 @@ namespace internal {
 // The payloads that live, by the address of their text, which no copy of the
 // bytes has.
 struct AbslPayloads {
+  static constexpr char kName[] = "AbslPayloads, " PYHOLD_STANDARD_LIBRARY_;
   std::mutex mutex;
   std::unordered_map<const char*, const PythonError*> errors;
 };
-// Of this copy of pyhold alone; never destroyed.
-inline AbslPayloads& TheAbslPayloads() {
-  static auto* payloads = new AbslPayloads;
-  return *payloads;
-}
+inline AbslPayloads& TheAbslPayloads() { return LayerState<AbslPayloads>(); }
 
 }  // namespace internal
 

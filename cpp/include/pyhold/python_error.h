@@ -10,6 +10,7 @@
 
 #include "pyhold/core.h"
 #include "pyhold/interpreter_view.h"
+#include "pyhold/layer_state.h"
 #include "pyhold/object_ref.h"
 
 namespace pyhold {
@@ -154,14 +155,13 @@ class PythonError final {
   }
 
  private:
-  // Never destroyed: statuses may come after static destructors.
   struct Registered {
+    static constexpr char kName[] = "Registered, " PYHOLD_STANDARD_LIBRARY_;
     std::mutex mutex;
     std::vector<std::pair<ObjectRef, ErrorCode>> codes;
   };
   static Registered& TheRegistered() {
-    static auto* registered = new Registered;
-    return *registered;
+    return internal::LayerState<Registered>();
   }
 
   // What an attribute, or str(), says; `otherwise` if that fails.

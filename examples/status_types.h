@@ -19,14 +19,14 @@
 
 // --- 1. A value, or why there is none: in the manner of std::expected ---
 
-struct Failure {
+struct PYHOLD_HIDDEN Failure {
   std::string message;
   pyhold_status refused = PYHOLD_OK;         // if Python was not called
   std::optional<pyhold::PythonError> error;  // if it raised
 };
 
 template <typename T>
-class Expected {
+class PYHOLD_HIDDEN Expected {
  public:
   Expected(T value) : state_(std::move(value)) {}
   Expected(Failure failure) : state_(std::move(failure)) {}
@@ -41,7 +41,7 @@ class Expected {
 };
 
 template <>
-class Expected<void> {
+class PYHOLD_HIDDEN Expected<void> {
  public:
   Expected() = default;
   Expected(Failure failure) : failure_(std::move(failure)) {}
@@ -94,7 +94,7 @@ class PythonRefused : public std::runtime_error {
 };
 
 // Python raised. May be caught, kept and destroyed on any thread.
-class PythonRaised : public std::runtime_error {
+class PYHOLD_HIDDEN PythonRaised : public std::runtime_error {
  public:
   explicit PythonRaised(pyhold::PythonError error)
       : std::runtime_error(std::string(error.message())),

@@ -28,6 +28,8 @@
 
 #include "registry.h"
 
+PH_HIDDEN_BEGIN
+
 /* Push a node, or run it with `false`, on the spot. Threads: any. Returns whether
  * it was pushed: the service thread is to be told then. */
 bool ph_deferred_push(struct record *record, pyhold_deferred *node);
@@ -52,5 +54,7 @@ pyhold_deferred *ph_deferred_give_up(struct record *record);
 
 /* Run nodes with `false`. Requires: not the lock. */
 void ph_deferred_run_late(pyhold_deferred *first);
+
+PH_HIDDEN_END
 
 #endif /* PYHOLD_SRC_DEFERRED_H_ */

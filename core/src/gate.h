@@ -49,15 +49,13 @@
 #ifndef PYHOLD_SRC_GATE_H_
 #define PYHOLD_SRC_GATE_H_
 
+#include "first.h"
+//
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Functions that the core's files share are called ph_...; hidden, so that the
- * core can be linked into anything. (pyhold_... are the public ones.) */
-#if defined(__GNUC__)
-#pragma GCC visibility push(hidden)
-#endif
+PH_HIDDEN_BEGIN
 
 #define CACHE_LINE 64
 
@@ -221,8 +219,6 @@ void ph_gate_drop(struct gate *gate);
 void ph_gate_forget_holds(struct gate *gate);
 int64_t ph_gate_holds(struct gate *gate);
 
-#if defined(__GNUC__)
-#pragma GCC visibility pop
-#endif
+PH_HIDDEN_END
 
 #endif /* PYHOLD_SRC_GATE_H_ */

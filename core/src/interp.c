@@ -1,4 +1,6 @@
 /* Holds and views: the public functions over the registry. */
+#include "first.h"
+//
 #include <stdlib.h>
 
 #include "thread.h"

@@ -1,4 +1,6 @@
 /* Python objects from anywhere, and the public functions for what is deferred. */
+#include "first.h"
+//
 #include <stdlib.h>
 
 #include "deferred.h"

@@ -41,6 +41,8 @@ PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void) {
     ph_fatal("PyInterpreterGuard_FromCurrent() on a thread that is detached");
   if (status == PYHOLD_ENOMEM)
     ph_port_raise_no_memory();
+  else if (status == PYHOLD_EMISUSE)
+    ph_port_raise_does_not_fit();
   else if (status != PYHOLD_OK)
     ph_port_raise_finalizing("the interpreter finalizes: too late for a guard");
   return guard_of(hold);
@@ -72,6 +74,9 @@ PyInterpreterView *PyInterpreterView_FromCurrent(void) {
       ph_fatal("PyInterpreterView_FromCurrent() on a thread that is detached");
     case PYHOLD_EFINALIZING:
       return view_at(&ended_view);
+    case PYHOLD_EMISUSE:
+      ph_port_raise_does_not_fit();
+      return NULL;
     default:
       ph_port_raise_no_memory();
       return NULL;

@@ -9,13 +9,23 @@
 #ifndef PYHOLD_SRC_PORT_H_
 #define PYHOLD_SRC_PORT_H_
 
+#include "first.h"
+//
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "pyhold/core.h"
 
+PH_HIDDEN_BEGIN
+
 typedef struct _is port_interp;
 typedef struct _ts port_state;
+
+/* Whether the core was compiled for the CPython that runs: the same minor version,
+ * and both or neither of debug and free-threaded. The first "no" is explained on
+ * stderr. Looks at no field of a thread state or an object, which may lie
+ * elsewhere. Requires: attached. */
+bool ph_port_fits(void);
 
 /* --- Who is attached? (any thread) --- */
 
@@ -121,9 +131,11 @@ PH_PORT_HOT void ph_port_attach(port_state *state);
 /* Requires: the thread is attached to `state`. */
 PH_PORT_HOT void ph_port_detach(port_state *state);
 
+PH_HIDDEN_END
 #ifndef PYHOLD_FAKE_PORT
 #include "port_cpython.h"
 #endif
+PH_HIDDEN_BEGIN
 
 /* --- Objects. Requires: attached to the object's interpreter. --- */
 
@@ -182,9 +194,13 @@ void ph_port_report_error(const char *file, int line);
  * by something that was deferred. Requires: attached. */
 void ph_port_report_deferred_error(void);
 
-/* Set a MemoryError, or, with a message, what CPython says of things that come too
- * late: these two are for pep788.c, whose functions set exceptions. */
+/* Set a MemoryError; a RuntimeError for ph_port_fits(); or, with a message, what
+ * CPython says of things that come too late. These are for pep788.c, whose functions
+ * set exceptions. */
 void ph_port_raise_no_memory(void);
+void ph_port_raise_does_not_fit(void);
 void ph_port_raise_finalizing(const char *message);
+
+PH_HIDDEN_END
 
 #endif /* PYHOLD_SRC_PORT_H_ */

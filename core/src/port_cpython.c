@@ -1,5 +1,9 @@
 /* The real port. */
 #include "port.h"
+//
+#include <stdio.h>
+#include <string.h>
+
 #include "registry.h"
 
 /* 3.12+: each attach makes its state the one that PyGILState finds. */
@@ -42,6 +46,83 @@ static void error_put_back(error_state e) {
   PyErr_Restore(e.type, e.value, e.traceback);
 }
 #endif
+
+/* --- Which CPython is it? --- */
+
+struct build {
+  unsigned long version; /* as PY_VERSION_HEX */
+  bool debug, free_threaded;
+};
+
+static const struct build compiled_for = {
+    .version = PY_VERSION_HEX,
+#ifdef Py_DEBUG
+    .debug = true,
+#endif
+#ifdef Py_GIL_DISABLED
+    .free_threaded = true,
+#endif
+};
+
+static bool has_same_layout(const struct build *a, const struct build *b) {
+  if (a->version >> 16 != b->version >> 16 || a->debug != b->debug ||
+      a->free_threaded != b->free_threaded)
+    return false;
+  /* Layouts may change until the first release candidate (0xC), not after it. */
+  bool are_final =
+      (a->version >> 4 & 0xF) >= 0xC && (b->version >> 4 & 0xF) >= 0xC;
+  return are_final || a->version == b->version;
+}
+
+static void build_name(const struct build *build, char *text, size_t size) {
+  char level[8] = "";
+  unsigned release = build->version >> 4 & 0xF;
+  if (release != 0xF)
+    snprintf(level, sizeof level, "%s%lu",
+             release == 0xC   ? "rc"
+             : release == 0xB ? "b"
+                              : "a",
+             build->version & 0xF);
+  snprintf(text, size, "CPython %lu.%lu.%lu%s%s%s", build->version >> 24,
+           build->version >> 16 & 0xFF, build->version >> 8 & 0xFF, level,
+           build->free_threaded ? " free-threaded" : "",
+           build->debug ? " debug" : "");
+}
+
+bool ph_port_fits(void) {
+  static atomic_int known; /* 0: not yet; 1: it does; -1: it does not */
+  /* relaxed, all: the answer is always the same. */
+  int fits = atomic_load_explicit(&known, memory_order_relaxed);
+  if (fits != 0) return fits > 0;
+  struct build running = {.version = Py_Version,
+                          .debug = compiled_for.debug,
+                          .free_threaded = compiled_for.free_threaded};
+  if (running.version >> 16 == compiled_for.version >> 16) {
+    /* Functions only. The name may be gone when modules are torn down. */
+    error_state error = error_put_aside();
+    PyObject *name = PySys_GetObject("abiflags");
+    const char *flags = name != NULL ? PyUnicode_AsUTF8(name) : NULL;
+    if (flags != NULL) {
+      running.debug = strchr(flags, 'd') != NULL;
+      running.free_threaded = strchr(flags, 't') != NULL;
+    }
+    PyErr_Clear();
+    error_put_back(error);
+  }
+  fits = has_same_layout(&compiled_for, &running) ? 1 : -1;
+  int before = 0;
+  if (atomic_compare_exchange_strong_explicit(
+          &known, &before, fits, memory_order_relaxed, memory_order_relaxed) &&
+      fits < 0) {
+    char ours[64], theirs[64];
+    build_name(&compiled_for, ours, sizeof ours);
+    build_name(&running, theirs, sizeof theirs);
+    fprintf(stderr,
+            "pyhold: compiled for %s, but this is %s: every use is refused\n",
+            ours, theirs);
+  }
+  return fits > 0;
+}
 
 /* --- Who is attached? --- */
 
@@ -544,6 +625,11 @@ void ph_port_report_deferred_error(void) {
 }
 
 void ph_port_raise_no_memory(void) { PyErr_NoMemory(); }
+
+void ph_port_raise_does_not_fit(void) {
+  PyErr_SetString(PyExc_RuntimeError,
+                  "pyhold was compiled for another build of CPython");
+}
 
 void ph_port_raise_finalizing(const char *message) {
 #if HAS_FINALIZATION_ERROR

@@ -3,9 +3,6 @@
 #ifndef PYHOLD_SRC_PORT_CPYTHON_H_
 #define PYHOLD_SRC_PORT_CPYTHON_H_
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
 #include "gate.h"
 
 #if PY_VERSION_HEX < 0x030B0000

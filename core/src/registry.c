@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "registry.h"
 
 #include <assert.h>
@@ -212,6 +211,7 @@ static pyhold_status make_ready(struct record *r) {
 }
 
 pyhold_status ph_registry_adopt(port_interp *interp, struct record **out) {
+  if (!ph_port_fits()) return PYHOLD_EMISUSE;
   pyhold_status status = PYHOLD_OK;
   struct record *r = ph_port_cookie(interp);
   if (r == NULL) r = adopt_new(interp, &status);

@@ -16,8 +16,12 @@
 #ifndef PYHOLD_SRC_REGISTRY_H_
 #define PYHOLD_SRC_REGISTRY_H_
 
+#include "first.h"
+//
 #include "gate.h"
 #include "port.h"
+
+PH_HIDDEN_BEGIN
 
 struct record {
   struct gate gate;
@@ -58,7 +62,8 @@ void ph_record_unref(struct record *record);
 
 /* The record of the interpreter that the caller is attached to, made and
  * registered if need be; a new reference. OK, though its gate may be closed;
- * EFINALIZING, when it is too late to register one; or ENOMEM.
+ * EFINALIZING, when it is too late to register one; EMISUSE, see ph_port_fits(); or
+ * ENOMEM.
  * Requires: attached to `interp`. Runs Python code. */
 pyhold_status ph_registry_adopt(port_interp *interp, struct record **out);
 
@@ -124,5 +129,7 @@ void ph_registry_adopt_main(port_interp *main_interp);
 /* Have that called soon, if need be, without running Python code here.
  * Requires: attached. */
 void ph_registry_adopt_main_later(void);
+
+PH_HIDDEN_END
 
 #endif /* PYHOLD_SRC_REGISTRY_H_ */

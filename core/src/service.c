@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "service.h"
 
 #include <pthread.h>

@@ -26,6 +26,8 @@
 
 #include "registry.h"
 
+PH_HIDDEN_BEGIN
+
 /* There is something to do for a record, which the caller keeps. Never waits for
  * the GIL. Threads: any. */
 void ph_service_wake(struct record *record);
@@ -42,5 +44,7 @@ static inline void ph_service_help(struct record *record) {
   if (atomic_load_explicit(&record->gate.help_wanted, memory_order_relaxed))
     ph_service_help_now(record);
 }
+
+PH_HIDDEN_END
 
 #endif /* PYHOLD_SRC_SERVICE_H_ */

@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "thread.h"
 
 #include <pthread.h>
@@ -246,6 +245,7 @@ pyhold_status ph_thread_adopt_current(struct record **out) {
       return PYHOLD_EDETACHED;
     state = vouched;
   }
+  if (!ph_port_fits()) return PYHOLD_EMISUSE; /* before any look into `state` */
   port_interp *interp = ph_port_state_interp(state);
   struct pyhold_slot *known = vouched == NULL ? known_slot(t, interp) : NULL;
   if (known != NULL) { /* spares it the look into the interpreter */

@@ -53,6 +53,8 @@
 
 #include "registry.h"
 
+PH_HIDDEN_BEGIN
+
 /* The record of the interpreter that the caller is attached to, registered if
  * need be; a new reference. EDETACHED, or what ph_registry_adopt() says. */
 pyhold_status ph_thread_adopt_current(struct record **out);
@@ -119,5 +121,7 @@ pyhold_deferred *ph_thread_after_fork(void);
 /* See pyhold_thread_state_new(). */
 pyhold_status ph_thread_state_new(struct record *record,
                                   pyhold_thread_state **out);
+
+PH_HIDDEN_END
 
 #endif /* PYHOLD_SRC_THREAD_H_ */

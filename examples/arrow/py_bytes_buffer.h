@@ -10,7 +10,7 @@
 
 // The memory of a Python bytes object, without a copy. Like every Arrow buffer
 // it may end on any thread at any time, also after Python has ended.
-class PyBytesBuffer final : public arrow::Buffer {
+class PYHOLD_HIDDEN PyBytesBuffer final : public arrow::Buffer {
  public:
   // Requires: `bytes` owns a bytes object. Attached: not needed.
   explicit PyBytesBuffer(pyhold::ObjectRef bytes)

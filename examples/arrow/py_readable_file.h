@@ -24,7 +24,7 @@
 //   auto file = std::make_shared<PyReadableFile>(view, python_file);
 //   pyhold::ThreadStateDetachGuard detached;
 //   auto reader = parquet::arrow::OpenFile(file, pool);
-class PyReadableFile final : public arrow::io::RandomAccessFile {
+class PYHOLD_HIDDEN PyReadableFile final : public arrow::io::RandomAccessFile {
  private:
   // Calls fn(file) attached, one thread at a time: so none moves the position
   // between the seek and the read of another.

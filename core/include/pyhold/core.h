@@ -38,15 +38,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Each module that links pyhold has a copy of its own; hidden symbols keep the
- * copies of one process apart. */
-#if defined(__GNUC__)
-#define PYHOLD_API __attribute__((visibility("hidden")))
-#define PYHOLD_NODISCARD __attribute__((warn_unused_result))
-#else
-#define PYHOLD_API
-#define PYHOLD_NODISCARD
-#endif
+#include "pyhold/linkage.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -58,19 +50,19 @@ extern "C" {
 
 /* One list makes the enum, the names and the messages.
  * Append only; a number is never reused. */
-#define PYHOLD_STATUS_MAP(X)                                               \
-  X(OK, 0, "success")                                                      \
-  X(EFINALIZING, -1, "the interpreter is finalizing or finalized")         \
-  X(ENOINTERP, -2, "no such interpreter is known to pyhold")               \
-  X(ENOMEM, -3, "out of memory")                                           \
-  X(EDETACHED, -4, "the calling thread has no attached thread state")      \
-  X(EMISUSE, -5, "pyhold was called in a way that its contract rules out") \
-  X(ETIMEDOUT, -6, "the time was up")
+#define PYHOLD_STATUS_MAP(M)                                               \
+  M(OK, 0, "success")                                                      \
+  M(EFINALIZING, -1, "the interpreter is finalizing or finalized")         \
+  M(ENOINTERP, -2, "no such interpreter is known to pyhold")               \
+  M(ENOMEM, -3, "out of memory")                                           \
+  M(EDETACHED, -4, "the calling thread has no attached thread state")      \
+  M(EMISUSE, -5, "pyhold was called in a way that its contract rules out") \
+  M(ETIMEDOUT, -6, "the time was up")
 
 typedef enum pyhold_status {
-#define X(name, value, text) PYHOLD_##name = value,
-  PYHOLD_STATUS_MAP(X)
-#undef X
+#define PYHOLD_STATUS_(name, value, text) PYHOLD_##name = value,
+  PYHOLD_STATUS_MAP(PYHOLD_STATUS_)
+#undef PYHOLD_STATUS_
 } pyhold_status;
 
 /* "PYHOLD_OK", ...; "PYHOLD_UNKNOWN" for a number that is none of them.
@@ -97,6 +89,9 @@ typedef struct pyhold_interp pyhold_interp;
  * Returns:   OK, EDETACHED;
  *            EFINALIZING  the gate has closed, also when the caller is inside
  *                         an ensure that got in before;
+ *            EMISUSE      this pyhold was compiled for another CPython: another
+ *                         minor version, or only one of the two is a debug or
+ *                         a free-threaded build. A line on stderr names both.
  *            ENOMEM       (only the first call for an interpreter; also when
  *                         it lets no gate be registered for another reason, as
  *                         at the limit of its recursion: ask again).
@@ -165,7 +160,7 @@ typedef struct pyhold_view pyhold_view;
  *            another thread is attached" only where no subinterpreter exists;
  *            elsewhere the caller vouches for it.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, EDETACHED, ENOMEM as pyhold_interp_hold();
+ * Returns:   OK, EDETACHED, EMISUSE, ENOMEM as pyhold_interp_hold();
  *            EFINALIZING  pyhold never met it, and its atexit callbacks have
  *            run already: too late for a gate.
  * Owns:      the caller owns *out; pass it once to pyhold_view_free().
@@ -376,7 +371,7 @@ typedef enum pyhold_detach {
  * Attached:  required. On 3.11 with subinterpreters it must be to a state that
  *            is the thread's gilstate, or that pyhold has seen (a view was made
  *            in it); else EDETACHED.
- * Returns:   OK, EDETACHED, ENOMEM;
+ * Returns:   OK, EDETACHED, ENOMEM; EMISUSE as pyhold_interp_hold();
  *            EFINALIZING  nobody made the interpreter known before it was too
  *                         late; or, HOLDING only, the gate has closed, nothing
  *                         keeps the interpreter for this thread, and it is not the
@@ -629,6 +624,16 @@ typedef struct pyhold_wait_policy {
  * report stays where it was due. NULL sets the default.
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API void pyhold_set_wait_policy(const pyhold_wait_policy *policy);
+
+/* ------------------------------------------------------------------------
+ * For the C++ layer
+ */
+
+/* What the C++ layers of all binaries that share this core have in common, under a
+ * name that says its type: made by make() at the first call, never freed. If two
+ * threads make it at once, one of the two is lost.
+ * Attached: not needed.   Threads: any.   Aborts: without memory. */
+PYHOLD_API void *pyhold_layer_state(const char *name, void *(*make)(void));
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -3,6 +3,8 @@
 
 #include "pyhold/safe_call.h"
 //
+#include "pyhold/layer_state.h"
+//
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -16,6 +18,7 @@
 #include "absl/strings/string_view.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // SafeCallIntoPython() with absl::Status and absl::StatusOr<T>. A refused call is
 // kCancelled. An exception has the code of PythonError::CodeOf(), and travels in
@@ -28,17 +31,11 @@ namespace internal {
 // The payloads that live, by the address of their text, which no copy of the
 // bytes has.
 struct AbslPayloads {
+  static constexpr char kName[] = "AbslPayloads, " PYHOLD_STANDARD_LIBRARY_;
   std::mutex mutex;
   std::unordered_map<const char*, const PythonError*> errors;
 };
-// Of this copy of pyhold alone; never destroyed.
-#if defined(__GNUC__)
-__attribute__((visibility("hidden")))
-#endif
-inline AbslPayloads& TheAbslPayloads() {
-  static auto* payloads = new AbslPayloads;
-  return *payloads;
-}
+inline AbslPayloads& TheAbslPayloads() { return LayerState<AbslPayloads>(); }
 
 }  // namespace internal
 
@@ -97,6 +94,7 @@ struct StatusOf<absl::StatusOr<T>> {
   using type = absl::Status;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_ABSL_STATUS_H_

@@ -3,6 +3,8 @@
 
 #include "pyhold/safe_call.h"
 //
+#include "pyhold/layer_state.h"
+//
 #include <arrow/result.h>
 #include <arrow/status.h>
 
@@ -11,15 +13,17 @@
 #include <utility>
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Carries an exception in an arrow::Status.
 class PythonErrorDetail final : public arrow::StatusDetail {
  public:
   explicit PythonErrorDetail(PythonError error) : error_(std::move(error)) {}
 
-  // Its address tells it from those of other copies of pyhold.
-  static constexpr char kTypeId[] = "pyhold::PythonErrorDetail";
-  const char* type_id() const override { return kTypeId; }
+  // Its address tells it from those of other copies of pyhold, and from details
+  // that were made with another standard library.
+  static const char* TypeId() { return internal::LayerState<Id>().text; }
+  const char* type_id() const override { return TypeId(); }
   std::string ToString() const override {
     return "Python exception: " + error_.message();
   }
@@ -27,6 +31,12 @@ class PythonErrorDetail final : public arrow::StatusDetail {
   const PythonError& error() const { return error_; }
 
  private:
+  struct Id {
+    static constexpr char kName[] =
+        "PythonErrorDetail, " PYHOLD_STANDARD_LIBRARY_;
+    char text[32] = "pyhold::PythonErrorDetail";
+  };
+
   PythonError error_;
 };
 
@@ -53,7 +63,7 @@ struct StatusTraits<arrow::Status> {
 
   static const PythonError* Find(const arrow::Status& status) {
     const auto& detail = status.detail();
-    if (detail == nullptr || detail->type_id() != PythonErrorDetail::kTypeId)
+    if (detail == nullptr || detail->type_id() != PythonErrorDetail::TypeId())
       return nullptr;
     return &static_cast<const PythonErrorDetail*>(detail.get())->error();
   }
@@ -97,6 +107,7 @@ struct StatusOf<arrow::Result<T>> {
   using type = arrow::Status;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_ARROW_STATUS_H_

@@ -5,6 +5,7 @@
 #include "pyhold/thread_annotations.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Names the second way of a ThreadStateDetachGuard.
 struct Holding {};
@@ -69,6 +70,7 @@ class [[nodiscard]] ThreadStateDetachGuard final {
   pyhold_status status_;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_DETACH_GUARD_H_

@@ -3,7 +3,10 @@
 
 #include <Python.h>
 
+#include "pyhold/linkage.h"
+
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Sets the thread's pending Python exception aside for a scope, and puts it back
 // at its end, exactly as it was: type, value and traceback, or none. An
@@ -42,6 +45,7 @@ class ErrorState final {
 #endif
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_ERROR_STATE_H_

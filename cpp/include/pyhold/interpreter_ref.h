@@ -7,6 +7,7 @@
 #include "pyhold/core.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Owns one hold on an interpreter, or none: while it exists, the interpreter
 // does not finalize. Belongs to no thread. Copying takes another hold, which
@@ -92,6 +93,7 @@ class [[nodiscard]] InterpreterRef final {
   pyhold_status status_ = PYHOLD_EMISUSE;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_INTERPRETER_REF_H_

@@ -8,6 +8,7 @@
 #include "pyhold/interpreter_ref.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Names an interpreter without keeping it alive; asks for holds, and may be
 // refused. Cheap to copy. This is what to store: in a module's state, in a
@@ -122,6 +123,7 @@ class [[nodiscard]] InterpreterView final {
   pyhold_status status_ = PYHOLD_EMISUSE;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_INTERPRETER_VIEW_H_

@@ -10,6 +10,7 @@
 #include "pyhold/thread_state_guard.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Owns a reference to a Python object, or none. May be copied, moved and
 // destroyed on any thread at any time: attached or not, inside another
@@ -115,6 +116,7 @@ class [[nodiscard]] ObjectRef final {
   pyhold_status status_ = PYHOLD_EMISUSE;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_OBJECT_REF_H_

@@ -8,6 +8,7 @@
 #include "pyhold/thread_state_guard.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Between pyhold's references and those of PEP 788's API, so that libraries that
 // use the one and the other meet in one program. On 3.15 and newer the latter are
@@ -67,6 +68,7 @@ inline PyInterpreterView* InterpreterView::ToNative() const noexcept {
   return PyInterpreterView_FromCurrent();
 }
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_PEP788_INTEROP_H_

@@ -7,6 +7,7 @@
 #include "pyhold/interpreter_view.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Makes values last from call to call: threading.local, context variables and all
 // else that calls leave in a thread state (docs/native_threads.md). Owns a thread
@@ -68,6 +69,7 @@ class [[nodiscard]] PersistentThreadState final {
   pyhold_status status_ = PYHOLD_EMISUSE;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_PERSISTENT_THREAD_STATE_H_

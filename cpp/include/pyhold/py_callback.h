@@ -14,6 +14,7 @@
 #include "pyhold/safe_call.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // A Python callable as a C++ function: PyCallback<R(Args...)> may be copied,
 // called and destroyed on any thread at any time, also while its interpreter
@@ -147,6 +148,7 @@ class [[nodiscard]] PyCallback<R(Args...), S> final {
   std::shared_ptr<const Call> call_;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_PY_CALLBACK_H_

@@ -10,9 +10,11 @@
 
 #include "pyhold/core.h"
 #include "pyhold/interpreter_view.h"
+#include "pyhold/layer_state.h"
 #include "pyhold/object_ref.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // The canonical codes, with the numbers that absl::StatusCode and gRPC give
 // them.
@@ -140,10 +142,10 @@ class PythonError final {
       std::lock_guard lock(registered.mutex);
       for (auto it = registered.codes.rbegin(); it != registered.codes.rend();
            ++it) {
-        const auto& [type, code] = *it;
+        const ObjectRef& type = it->first;
         if (type && type.view().is_attached() &&
             PyErr_GivenExceptionMatches(exception, type.get()))
-          return code;
+          return it->second;
       }
     }
     const struct {
@@ -182,14 +184,13 @@ class PythonError final {
   }
 
  private:
-  // Never destroyed: statuses may come after static destructors.
   struct Registered {
+    static constexpr char kName[] = "Registered, " PYHOLD_STANDARD_LIBRARY_;
     std::mutex mutex;
     std::vector<std::pair<ObjectRef, ErrorCode>> codes;
   };
   static Registered& TheRegistered() {
-    static auto* registered = new Registered;
-    return *registered;
+    return internal::LayerState<Registered>();
   }
 
   // What an attribute, or str(), says; `otherwise` if that fails.
@@ -306,6 +307,7 @@ class PythonError final {
   ObjectRef fetched_;  // see Remember()
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_PYTHON_ERROR_H_

@@ -15,6 +15,7 @@
 #include "pyhold/thread_state_guard.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // How SafeCallIntoPython() speaks to a status type S. Specialized for
 // absl::Status in absl_status.h, for arrow::Status in arrow_status.h; for your
@@ -134,6 +135,7 @@ pyhold_status RestorePyError(const S& status) {
   return error != nullptr ? error->Restore() : PYHOLD_EMISUSE;
 }
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_SAFE_CALL_H_

@@ -13,6 +13,8 @@
 #ifndef PYHOLD_THREAD_ANNOTATIONS_H_
 #define PYHOLD_THREAD_ANNOTATIONS_H_
 
+#include "pyhold/linkage.h"
+
 #if defined(__clang__) && defined(__has_attribute)
 #if __has_attribute(reentrant_capability)
 #define PYHOLD_TSA_(x) __attribute__((x))
@@ -23,6 +25,7 @@
 #endif
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 struct PYHOLD_TSA_(capability("attached thread state"))
     PYHOLD_TSA_(reentrant_capability) AttachedCapability {};
@@ -30,6 +33,7 @@ struct PYHOLD_TSA_(capability("attached thread state"))
 // Exists for the analysis alone.
 inline constexpr AttachedCapability attached{};
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 // On a function: the caller is attached / is not attached.
@@ -44,7 +48,9 @@ inline constexpr AttachedCapability attached{};
 #define PYHOLD_ASSUME_ATTACHED() ::pyhold::AssumeAttached()
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 inline void AssumeAttached() PYHOLD_TSA_(assert_capability(attached)) {}
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_THREAD_ANNOTATIONS_H_

@@ -9,6 +9,7 @@
 #include "pyhold/thread_annotations.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Attaches the calling thread to an interpreter for a scope, or says why not.
 // While it lives the interpreter does not finalize. Afterwards the thread is
@@ -81,6 +82,7 @@ class [[nodiscard]] PYHOLD_TSA_(scoped_lockable) ThreadStateGuard final {
   pyhold_status status_;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_THREAD_STATE_GUARD_H_

@@ -752,7 +752,7 @@ static inline void leave_outermost(pyhold_frame *handle,
   port_state *state = slot->quick;
   int *users;
   if (state == NULL || is_closed(slot->record) || slot->ensures != 1 ||
-      slot->leans != 0 || slot->daemons != 0 ||
+      slot->leans != 0 || slot->daemons != 0 || slot->counted ||
       (state == slot->state && !slot->keep && slot->persistent == 0) ||
       (users = ph_port_users(state),
        *users == PH_KEPT + 1 && !ph_port_is_clean(state))) {

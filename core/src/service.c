@@ -94,7 +94,16 @@ static enum outcome work(struct record *r) {
   return ph_registry_has_orphans(r, /*exited=*/false) ? LATER : DONE;
 }
 
+/* Requires: attached. */
+static bool has_error(void) {
+  port_state *maybe;
+  port_state *state = ph_port_current(&maybe);
+  return ph_port_has_error(state != NULL ? state : maybe);
+}
+
 void ph_service_help_now(struct record *r) {
+  /* It is the caller's: destructors are not to meet it, nor to lose it. */
+  if (has_error()) return;
   atomic_store_explicit(&r->gate.help_wanted, false, memory_order_relaxed);
   ph_registry_reclaim(r, /*unclean_too=*/true);
   if (ph_deferred_run(r, HELP_MS))

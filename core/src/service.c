@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <time.h>
 
 #include "deferred.h"
 #include "thread.h"
@@ -214,7 +215,15 @@ void pyhold_set_service_thread(bool allowed) {
 static void before_fork(void) {
   ph_lock();
   /* A thread that runs Python, or waits for the GIL, which the caller may have,
-   * cannot be waited for. */
+   * cannot be waited for. But most often it has just done its work, and is about
+   * to wait: it gets a moment. */
+  for (int i = 0; i < 20 && running && !waiting; ++i) {
+    if (pthread_equal(thread, pthread_self())) break; /* it forks itself */
+    ph_unlock();
+    const struct timespec pause = {.tv_nsec = 100000};
+    nanosleep(&pause, NULL);
+    ph_lock();
+  }
   if (running && waiting) {
     stopping = true;
     ph_wake_for_work();
@@ -223,10 +232,12 @@ static void before_fork(void) {
     ph_lock();
     stopping = false;
     give_to_helpers();
-  } else if (!running && thread_id != 0) {
-    /* It ended by itself, but the kernel may count it for a moment. */
+  }
+  /* It has ended, but the kernel may count it for a moment, even if joined. */
+  if (!running && thread_id != 0) {
     for (int i = 0; i < 1000 && !ph_thread_is_gone(thread_id); ++i)
       sched_yield();
+    thread_id = 0;
   }
 }
 

@@ -7,6 +7,7 @@
 //
 // With pyhold the order is: hold the interpreter, take the lock, attach. What
 // is inside finishes; what comes too late is refused before it has the lock.
+// Attaching runs nobody else's destructors, so none can want the lock.
 #include <cstdio>
 #include <future>
 #include <mutex>

@@ -289,6 +289,40 @@ TEST(ArrowTest, ExceptionComesBackWithItsTraceback) {
   EXPECT_EQ(RunChild("ExceptionComesBack"), Clean());
 }
 
+Status kept;
+
+PyObject* RaiseKept(PyObject*, PyObject*) {
+  REQUIRE(pyhold::RestorePyError(kept) == PYHOLD_OK);
+  return nullptr;
+}
+
+SCENARIO(StatusIsRaisedManyTimes) {
+  StartPythonWithFiles();
+  kept = FileOf("Broken(bytes(100))")->ReadAt(90, 1).status();
+  DefineFunction("raise_kept", RaiseKept);
+  Exec(R"(
+import traceback
+def caught():
+    try: raise_kept()
+    except OSError as error: return error
+def text(error): return "".join(traceback.format_exception(error))
+first = text(caught())
+assert first.count("in caught") == first.count("in read") == 1, first
+for i in range(100):
+    error = caught()
+    assert text(error) == first, text(error)
+    error.add_note("of a handler")
+del error
+)");
+  kept = Status::OK();
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+
+TEST(ArrowTest, StatusIsRaisedManyTimesAsItWas) {
+  EXPECT_EQ(RunChild("StatusIsRaisedManyTimes"), Clean());
+}
+
 // --- Python ends ---
 
 std::latch in_the_middle{1};  // a reader is inside of Python's read()

@@ -30,7 +30,8 @@ int main(void) {
   view = (pyhold_view *)&failures;
   EXPECT(pyhold_view_main(&view) == PYHOLD_ENOINTERP);
   EXPECT(view == NULL);
-  EXPECT(pyhold_frame_detach(&frame, NULL, 0) == PYHOLD_EDETACHED);
+  EXPECT(pyhold_frame_detach(&frame, PYHOLD_DETACH_HOLDING, NULL, 0) ==
+         PYHOLD_EDETACHED);
   EXPECT(pyhold_thread_set_daemon(true) == PYHOLD_EMISUSE);
   pyhold_interp_release(NULL);
   pyhold_view_free(NULL);

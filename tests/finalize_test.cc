@@ -95,7 +95,7 @@ void HoldIn(Way way, const InterpreterView& view, F inside) {
       REQUIRE(guard);
       REQUIRE(pyhold_thread_set_daemon(true) == PYHOLD_OK);
       {
-        ThreadStateDetachGuard detached;  // protects by itself
+        ThreadStateDetachGuard detached(pyhold::kHolding);  // by itself
         REQUIRE(detached);
         ThreadStateGuard again(view);
         REQUIRE(again);
@@ -245,25 +245,43 @@ TEST(FinalizeTest, DaemonDoesNotDelayAndItsGuardIsHarmlessAfterwards) {
 static InterpreterView* the_view;
 static int probes;
 
-// Called by an atexit callback that runs after the gate has closed, on the
-// thread that finalizes.
-PyObject* ProbeAfterGate(PyObject*, PyObject*) {
-  REQUIRE(the_view->Hold().status() == PYHOLD_EFINALIZING);
-  REQUIRE(InterpreterRef::Current().status() == PYHOLD_EFINALIZING);
-  REQUIRE(InterpreterRef::Lookup(0).status() == PYHOLD_EFINALIZING);
-  REQUIRE(InterpreterView::Current().Hold().status() == PYHOLD_EFINALIZING);
-  REQUIRE(ThreadStateGuard(*the_view).status() == PYHOLD_EFINALIZING);
-  std::thread([] {
-    REQUIRE(ThreadStateGuard(*the_view).status() == PYHOLD_EFINALIZING);
-  }).join();
+// Called by an atexit callback, whenever it was registered: the gate is open.
+PyObject* ProbeInCallback(PyObject*, PyObject*) {
+  REQUIRE(the_view->Hold());
+  REQUIRE(InterpreterRef::Current());
+  REQUIRE(InterpreterRef::Lookup(0));
+  REQUIRE(ThreadStateGuard(*the_view));
   {
-    ThreadStateDetachGuard detached;  // the finalizing thread may
+    ThreadStateDetachGuard detached;
     REQUIRE(detached);
+    std::thread([] { REQUIRE(ThreadStateGuard(*the_view)); }).join();
   }
   ++probes;
   Py_RETURN_NONE;
 }
-PyMethodDef probe_after_gate = {"probe", ProbeAfterGate, METH_NOARGS, nullptr};
+PyMethodDef probe_in_callback = {"probe", ProbeInCallback, METH_NOARGS,
+                                 nullptr};
+
+// Called when modules are torn down, on the thread that finalizes: this one has
+// the last word, and everybody else is refused.
+void ProbeAfterGate(PyObject*) {
+  REQUIRE(the_view->Hold().status() == PYHOLD_EFINALIZING);
+  REQUIRE(InterpreterRef::Current().status() == PYHOLD_EFINALIZING);
+  REQUIRE(InterpreterRef::Lookup(0).status() == PYHOLD_EFINALIZING);
+  {
+    ThreadStateGuard guard(*the_view);
+    REQUIRE(guard);
+    ThreadStateGuard nested(*the_view);
+    REQUIRE(nested);
+    REQUIRE(Eval("1 + 1") == 2);
+    ThreadStateDetachGuard detached;
+    REQUIRE(detached);
+  }
+  std::thread([] {
+    REQUIRE(ThreadStateGuard(*the_view).status() == PYHOLD_EFINALIZING);
+  }).join();
+  ++probes;
+}
 
 void RegisterAtExit(PyMethodDef* method) {
   PyObject* probe = PyCFunction_New(method, nullptr);
@@ -272,15 +290,23 @@ void RegisterAtExit(PyMethodDef* method) {
   Exec("import atexit; atexit.register(probe)");
 }
 
+void CallAtTearDown(PyCapsule_Destructor fn) {
+  PyObject* capsule = PyCapsule_New(&probes, nullptr, fn);
+  PyObject_SetAttrString(PyImport_AddModule("__main__"), "capsule", capsule);
+  Py_DECREF(capsule);
+}
+
 SCENARIO(RefusedAfterTheGate) {
   StartPython();
-  RegisterAtExit(&probe_after_gate);  // earlier, so it runs later
+  RegisterAtExit(&probe_in_callback);  // earlier, so it runs later
   the_view = new InterpreterView(InterpreterView::Current());
+  CallAtTearDown(ProbeAfterGate);
+  Exec("atexit.register(probe)");
   SubInterpreter sub(SubInterpreter::kShared);
   InterpreterView sub_view = InterpreterView::Current();
   sub.End();
   REQUIRE(Py_FinalizeEx() == 0);
-  REQUIRE(probes == 1);
+  REQUIRE(probes == 3);
   REQUIRE(ThreadStateGuard(*the_view).status() == PYHOLD_EFINALIZING);
   REQUIRE(InterpreterRef::Current().status() == PYHOLD_EDETACHED);
   REQUIRE(InterpreterView::Current().status() == PYHOLD_EDETACHED);
@@ -288,30 +314,172 @@ SCENARIO(RefusedAfterTheGate) {
   delete the_view;
   return 0;
 }
-TEST(FinalizeTest, RefusedAfterTheGateInCallbacksAndAfterwards) {
+TEST(FinalizeTest, GrantedInCallbacksAndRefusedAfterwards) {
   EXPECT_EQ(RunChild("RefusedAfterTheGate"), Clean());
 }
 
-// A first view that comes when the gate cannot be registered any more.
-PyObject* ProbeTooLate(PyObject*, PyObject*) {
+// A first view that is made while the callbacks run is in time: what it lets in
+// is waited for.
+PyObject* ProbeFirstView(PyObject*, PyObject*) {
+  the_view = new InterpreterView(InterpreterView::Current());
+  REQUIRE(*the_view);
+  REQUIRE(!PyErr_Occurred());
+  std::promise<void> inside;
+  std::thread([&] {
+    ThreadStateGuard guard(*the_view);
+    REQUIRE(guard);
+    inside.set_value();
+    ThreadStateDetachGuard detached;
+    while (InterpreterRef::Lookup(0)) std::this_thread::yield();
+    ++probes;
+  }).detach();
+  ThreadStateDetachGuard detached;
+  inside.get_future().wait();
+  Py_RETURN_NONE;
+}
+PyMethodDef probe_first_view = {"probe", ProbeFirstView, METH_NOARGS, nullptr};
+
+// After it has closed, it is too late.
+void ProbeTooLate(PyObject*) {
   REQUIRE(InterpreterView::Current().status() == PYHOLD_EFINALIZING);
   REQUIRE(InterpreterRef::Current().status() == PYHOLD_EFINALIZING);
   REQUIRE(!PyErr_Occurred());
   ++probes;
-  Py_RETURN_NONE;
 }
-PyMethodDef probe_too_late = {"probe", ProbeTooLate, METH_NOARGS, nullptr};
 
 SCENARIO(FirstViewInAnAtexitCallback) {
   StartPython();
-  Exec("import threading");
-  RegisterAtExit(&probe_too_late);
+  if (argument & 1) Exec("import threading");
+  if (argument & 2) {
+    CallAtTearDown(ProbeTooLate);
+  } else {
+    RegisterAtExit(&probe_first_view);
+  }
   REQUIRE(Py_FinalizeEx() == 0);
   REQUIRE(probes == 1);
   return 0;
 }
-TEST(FinalizeTest, FirstViewInAnAtexitCallbackIsTooLate) {
-  EXPECT_EQ(RunChild("FirstViewInAnAtexitCallback"), Clean());
+TEST(FinalizeTest, FirstViewInAnAtexitCallbackIsInTime) {
+  EXPECT_EQ(RunChild("FirstViewInAnAtexitCallback", 0), Clean());
+  EXPECT_EQ(RunChild("FirstViewInAnAtexitCallback", 1), Clean());
+}
+TEST(FinalizeTest, FirstViewInTheTearDownIsTooLate) {
+  EXPECT_EQ(RunChild("FirstViewInAnAtexitCallback", 2), Clean());
+  EXPECT_EQ(RunChild("FirstViewInAnAtexitCallback", 3), Clean());
+}
+
+// Somebody calls or clears the callbacks in mid-life: the gate is registered
+// again, and closes at the end.
+SCENARIO(CallbacksInMidLife) {
+  StartPython();
+  if (argument & 4) SubInterpreter(SubInterpreter::kShared);
+  if (argument & 1) Exec("import threading");
+  InterpreterView view = InterpreterView::Current();
+  Exec(argument & 2 ? "import atexit; atexit._clear()"
+                    : "import atexit; atexit._run_exitfuncs()");
+  REQUIRE(view.Hold());
+  {
+    ThreadStateDetachGuard detached;
+    std::thread([&] { REQUIRE(ThreadStateGuard(view)); }).join();
+    // For a subinterpreter the service thread registers it again.
+    if (argument & 4)
+      std::thread([&] {
+        while (true) {
+          ThreadStateGuard guard(view);
+          if (Eval("__import__('atexit')._ncallbacks()") == 1) break;
+        }
+      }).join();
+  }
+  std::atomic<bool> left{false};
+  std::promise<void> inside;
+  std::thread holder([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    inside.set_value();
+    ThreadStateDetachGuard detached;
+    while (InterpreterRef::Lookup(view.id())) std::this_thread::yield();
+    left = true;
+  });
+  {
+    ThreadStateDetachGuard detached;
+    inside.get_future().wait();
+  }
+  if (argument & 4)
+    Py_EndInterpreter(Attached());
+  else
+    REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(left);
+  holder.join();
+  return 0;
+}
+TEST(FinalizeTest, GateThatIsTakenOutOfAtexitComesBack) {
+  for (int argument = 0; argument < 8; ++argument) {
+    // Without threading a call of the callbacks looks as the end does.
+    if ((argument & 3) == 0) continue;
+    EXPECT_EQ(RunChild("CallbacksInMidLife", argument), Clean()) << argument;
+  }
+}
+
+// What is handed to a native thread by callbacks that are older than the first
+// view arrives, too.
+static std::atomic<int> handed{0}, arrived{0};
+PyObject* HandOver(PyObject*, PyObject*) {
+  const int number = ++handed;
+  ThreadStateDetachGuard detached;
+  while (arrived < number) std::this_thread::yield();
+  Py_RETURN_NONE;
+}
+PyMethodDef hand_over = {"probe", HandOver, METH_NOARGS, nullptr};
+
+SCENARIO(FlushedByOlderCallbacks) {
+  StartPython();
+  RegisterAtExit(&hand_over);
+  InterpreterView view = InterpreterView::Current();
+  Exec("for i in range(20): atexit.register(probe)");
+  std::thread native([&] {
+    while (arrived < 21) {
+      while (handed == arrived) std::this_thread::yield();
+      ThreadStateGuard guard(view);
+      REQUIRE(guard);
+      REQUIRE(Eval("1 + 1") == 2);
+      ++arrived;
+    }
+  });
+  REQUIRE(Py_FinalizeEx() == 0);
+  native.join();
+  return 0;
+}
+TEST(FinalizeTest, WhatOlderCallbacksHandToNativeThreadsArrives) {
+  EXPECT_EQ(RunChild("FlushedByOlderCallbacks"), Clean());
+}
+
+// Whoever keeps the gate's argument does not keep the gate open.
+SCENARIO(ArgumentsAreKept) {
+  StartPython();
+  Exec("import gc, atexit");
+  InterpreterView view = InterpreterView::Current();
+  Exec("kept = gc.get_objects()");
+  std::promise<void> inside;
+  std::atomic<bool> left{false};
+  std::thread holder([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    inside.set_value();
+    ThreadStateDetachGuard detached;
+    while (InterpreterRef::Lookup(0)) std::this_thread::yield();
+    left = true;
+  });
+  {
+    ThreadStateDetachGuard detached;
+    inside.get_future().wait();
+  }
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(left);
+  holder.join();
+  return 0;
+}
+TEST(FinalizeTest, GateClosesAlsoWhereItsArgumentIsKept) {
+  EXPECT_EQ(RunChild("ArgumentsAreKept"), Clean());
 }
 
 // threading._shutdown joins threads that are no daemons, before the callbacks:
@@ -697,40 +865,55 @@ TEST(FinalizeTest, LimitStopsAThreadThatComesBack) {
   EXPECT_THAT(result.output, HasSubstr("stopped"));
 }
 
-// 3.15 waits after its last callback, and an earlier Ctrl-C would be taken as
-// meant for the callbacks; before, the gate is itself the callback that waits.
-static std::atomic<bool> it_waits{false};
-PyObject* LastCallback(PyObject*, PyObject*) {
-  it_waits = true;
+static std::atomic<int> signals{0};
+PyObject* CountSignal(PyObject*, PyObject*) {
+  ++signals;
   Py_RETURN_NONE;
 }
-PyMethodDef last_callback = {"probe", LastCallback, METH_NOARGS, nullptr};
+PyMethodDef count_signal = {"probe", CountSignal, METH_NOARGS, nullptr};
 
-SCENARIO(CtrlC) {
+// Ctrl-C ends the wait, with word of who holds; any other exception of a signal
+// handler is reported, and the wait goes on.
+SCENARIO(SignalWhileItWaits) {
   StartPython(/*with_signal_handlers=*/true);
-  RegisterAtExit(&last_callback);
+  Exec(
+      "import signal, sys\n"
+      "signal.signal(signal.SIGTERM, lambda *_: (probe(), sys.exit(3)))");
+  PyObject* probe = PyCFunction_New(&count_signal, nullptr);
+  PyObject_SetAttrString(PyImport_AddModule("__main__"), "probe", probe);
+  Py_DECREF(probe);
   InterpreterView view = InterpreterView::Current();
   InterpreterRef forgotten = view.Hold();
-  std::thread user([] {
+  std::thread user([&] {
     AwaitClose(0);
-    if (PY_VERSION_HEX >= 0x030F0000) {
-      while (!it_waits || !ThreadSleeps(getpid())) std::this_thread::yield();
+    for (int i = 1; i <= 3; ++i) {
+      kill(getpid(), SIGTERM);
+      while (signals < i) std::this_thread::yield();
+      // Its exception is reported, and the wait goes on.
+      while (!ThreadSleeps(getpid())) std::this_thread::yield();
     }
-    kill(getpid(), SIGINT);
+    if (argument == 0)
+      kill(getpid(), SIGINT);
+    else
+      forgotten = InterpreterRef();
   });
-  (void)Py_FinalizeEx();
+  REQUIRE(Py_FinalizeEx() == 0);
   user.join();
   REQUIRE(view.Hold().status() == PYHOLD_EFINALIZING);
   return 0;
 }
 TEST(FinalizeTest, CtrlCEndsTheWait) {
-  ChildResult result = RunChild("CtrlC");
-  if (PY_VERSION_HEX < 0x030F0000) {
-    EXPECT_EQ(result, Clean());
-  } else {  // 3.15.0 ends the process there and then, with exit status 1
-    EXPECT_EQ(result.exit_code, 1) << result;
-  }
+  ChildResult result = RunChild("SignalWhileItWaits", 0, 20);
+  EXPECT_EQ(result, Clean());
   EXPECT_THAT(result.output, HasSubstr("KeyboardInterrupt"));
+  EXPECT_THAT(result.output, HasSubstr("waits no longer"));
+  EXPECT_THAT(result.output, HasSubstr("1 hold(s)"));
+}
+TEST(FinalizeTest, OtherSignalsDoNotEndTheWait) {
+  ChildResult result = RunChild("SignalWhileItWaits", 1, 20);
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("SystemExit"));
+  EXPECT_THAT(result.output, testing::Not(HasSubstr("waits no longer")));
 }
 
 // --- The report ---

@@ -311,6 +311,242 @@ TEST(PythonErrorTest, IsRaisedAgainOnItsOwnInterpreter) {
   EXPECT_EQ(RunChild("RaisedAgain"), Clean());
 }
 
+// A failure that is kept, as a cache keeps one. Python's restore() raises it.
+absl::Status kept;
+
+PyObject* RestoreKept(PyObject*, PyObject*) {
+  REQUIRE(RestorePyError(kept) == PYHOLD_OK);
+  return nullptr;
+}
+
+// Keeps what `code` raises. Python's caught() raises it in a frame with a
+// Payload, of which Payload.alive counts those that live.
+void Keep(const InterpreterView& view, const char* code) {
+  static PyMethodDef restore = {"restore", RestoreKept, METH_NOARGS, nullptr};
+  PyObject* function = PyCFunction_New(&restore, nullptr);
+  REQUIRE(PyModule_AddObjectRef(PyImport_AddModule("__main__"), "restore",
+                                function) == 0);
+  Py_DECREF(function);
+  Exec(R"(
+import contextlib, gc, threading
+class Own(Exception): pass
+class Payload:
+    alive, lock, at_end = 0, threading.Lock(), None
+    def __init__(self):
+        with Payload.lock: Payload.alive += 1
+    def __del__(self):
+        with Payload.lock: Payload.alive -= 1
+        if Payload.at_end: Payload.at_end()
+def serve():
+    payload = Payload()
+    restore()
+def caught():
+    try: serve()
+    except Own as e: return e
+def state(e):
+    traceback, lines = e.__traceback__, []
+    while traceback:
+        lines.append((traceback.tb_frame.f_code.co_name, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    return (id(e), lines, id(e.__context__), id(e.__cause__),
+            e.__suppress_context__, [*getattr(e, '__notes__', ())])
+)");
+  kept = SafeCallIntoPython<absl::Status>(view, [code] { Raise(code); });
+}
+
+// Drops it; nothing is left then.
+void DropKept() {
+  kept = absl::OkStatus();
+  Exec("gc.collect()\nassert Payload.alive == 0, Payload.alive");
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(pyhold_objects_leaked() == 0);
+}
+
+// A failure with notes, context and cause; one without any.
+const char* const kFailures[] = {R"(
+def fail():
+    try: {}['context']
+    except KeyError:
+        e = Own('text')
+        e.add_note('first')
+        raise e from OSError('cause')
+fail())",
+                                 "raise Own('text')"};
+
+SCENARIO(RaisedAgainAsFetched) {
+  StartPython();
+  Keep(InterpreterView::Current(), kFailures[argument]);
+  Exec(R"(
+first = state(caught())
+assert [name for name, line in first[1]][:2] == ['caught', 'serve'], first
+for i in range(100):
+    e = caught()
+    assert state(e) == first, (i, first, state(e))
+    assert Payload.alive == 1, Payload.alive
+    e.add_note('of a handler')
+    try:
+        try: raise ValueError
+        except ValueError: raise e
+    except Own: assert type(e.__context__) is ValueError
+    try: raise e from LookupError()
+    except Own: assert e.__suppress_context__
+    if i == 50:  # a handler frees the frames at once
+        e.__traceback__ = None
+        assert Payload.alive == 0, Payload.alive
+    del e
+)");
+  DropKept();
+  return 0;
+}
+TEST(PythonErrorTest, IsRaisedAgainAsItWasFetched) {
+  EXPECT_EQ(RunChild("RaisedAgainAsFetched", 0), Clean());
+  EXPECT_EQ(RunChild("RaisedAgainAsFetched", 1), Clean());
+}
+
+// A destructor that runs inside Restore() raises the same exception.
+SCENARIO(RaisedByADestructor) {
+  StartPython();
+  Keep(InterpreterView::Current(), kFailures[argument]);
+  Exec(R"(
+first = state(caught())
+def raise_it():
+    try: restore()
+    except Own as e: e.add_note('of the destructor')
+Payload.at_end = raise_it
+for i in range(100):
+    assert state(caught()) == first, (i, first)
+Payload.at_end = None
+)");
+  DropKept();
+  return 0;
+}
+TEST(PythonErrorTest, IsRaisedAsFetchedWhenADestructorRaisesIt) {
+  EXPECT_EQ(RunChild("RaisedByADestructor", 0), Clean());
+  EXPECT_EQ(RunChild("RaisedByADestructor", 1), Clean());
+}
+
+// A handler raises the context, whose context is then the exception. Both
+// together would be a ring, in which ExitStack looks for its end for ever.
+SCENARIO(ContextIsRaised) {
+  StartPython();
+  Keep(InterpreterView::Current(), kFailures[0]);
+  Exec(R"(
+e = caught()
+context = e.__context__
+try:
+    try: restore()
+    except Own: raise context
+except KeyError: pass
+assert context.__context__ is e
+assert caught() is e
+assert context.__context__ is e and e.__context__ is None
+class Manager:
+    def __enter__(self): pass
+    def __exit__(self, *args): raise ValueError
+try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Manager())
+        restore()
+except ValueError: pass
+
+# A ring of others is none of ours.
+other = ValueError()
+context.__context__, other.__context__ = other, context
+assert caught().__context__ is context
+del e, context, other
+)");
+  DropKept();
+  return 0;
+}
+TEST(PythonErrorTest, MakesNoRingOfContexts) {
+  EXPECT_EQ(RunChild("ContextIsRaised", 0, 30), Clean());
+}
+
+// What is pending is replaced by Restore(), but only if that succeeds.
+SCENARIO(RaisedOverAnother) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  Keep(view, kFailures[0]);
+  Raise("raise KeyError('pending')");
+  REQUIRE(RestorePyError(absl::InternalError("x")) == PYHOLD_EMISUSE);
+  REQUIRE(PyErr_ExceptionMatches(PyExc_KeyError));
+  REQUIRE(RestorePyError(kept) == PYHOLD_OK);
+  REQUIRE(RestorePyError(kept) == PYHOLD_OK);
+  PythonError again = PythonError::Fetch(view);
+  REQUIRE(again.message() == "Own: text");
+  REQUIRE(!PyErr_Occurred());
+  // An exception whose attributes cannot be read or set.
+  Exec(
+      "class Odd(Exception):\n"
+      "    __notes__ = property()\n"
+      "    def __getattribute__(self, name): raise ValueError(name)\n"
+      "    def __setattr__(self, name, value): raise ValueError(name)\n");
+  Raise("raise Odd");
+  PythonError odd = PythonError::Fetch(view);
+  REQUIRE(!PyErr_Occurred());
+  for (int i = 0; i < 3; ++i) {
+    REQUIRE(odd.Restore() == PYHOLD_OK);
+    PyObject* exception = Take();
+    REQUIRE(exception == odd.exception().get());
+    Py_DECREF(exception);
+    REQUIRE(!PyErr_Occurred());
+  }
+  odd = again = PythonError();
+  DropKept();
+  return 0;
+}
+TEST(PythonErrorTest, ReplacesWhatIsPending) {
+  EXPECT_EQ(RunChild("RaisedOverAnother"), Clean());
+}
+
+// Copies of one status on four threads at once. Each thread sees the one
+// exception, whatever the others do; the next raise alone is as the first.
+SCENARIO(CopiesRaisedAtOnce) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  Keep(view, kFailures[argument]);
+  Exec(R"(
+import sys
+sys.setswitchinterval(1e-6)
+first = state(caught())
+def handle():
+    e = caught()
+    assert id(e) == first[0]
+    e.add_note('of a handler')
+    try:
+        try: raise ValueError
+        except ValueError: raise e
+    except Own: pass
+)");
+  {
+    ThreadStateDetachGuard detached;
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([&view, copy = kept] {
+        for (int i = 0; i < 500; ++i) {
+          ThreadStateGuard guard(view);
+          absl::Status another = copy;
+          REQUIRE(RestorePyError(another) == PYHOLD_OK);
+          REQUIRE(PyErr_Occurred());
+          PyErr_Clear();
+          Exec("handle()");
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+  }
+  Exec("assert state(caught()) == first, (first, state(caught()))");
+  Exec("gc.collect()\nassert Payload.alive == 1, Payload.alive");
+  DropKept();
+  return 0;
+}
+TEST(PythonErrorTest, CopiesMayBeRaisedAtOnce) {
+  // Free-threaded CPython 3.13 may crash by itself: python/cpython#128421.
+  if (!kHasGil && PY_VERSION_HEX < 0x030E0000) GTEST_SKIP();
+  EXPECT_EQ(RunChild("CopiesRaisedAtOnce", 0), Clean());
+  EXPECT_EQ(RunChild("CopiesRaisedAtOnce", 1), Clean());
+}
+
 // Copies on many threads, destroyed there; nothing is left.
 SCENARIO(CopiesEverywhere) {
   StartPython();

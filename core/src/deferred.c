@@ -165,6 +165,15 @@ void ph_deferred_run_late(pyhold_deferred *first) {
   }
 }
 
+void ph_deferred_after_fork(struct record *r) {
+  uint64_t count = 0;
+  pyhold_deferred *node =
+      atomic_load_explicit(&r->deferred, memory_order_relaxed);
+  for (; node != NULL && node != ENDED; node = node->next) ++count;
+  for (node = r->deferred_rest; node != NULL; node = node->next) ++count;
+  atomic_store_explicit(&r->deferred_count, count, memory_order_relaxed);
+}
+
 uint64_t pyhold_deferred_leaked(void) {
   return atomic_load_explicit(&leaked, memory_order_relaxed);
 }

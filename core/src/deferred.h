@@ -44,6 +44,9 @@ bool ph_deferred_is_any(struct record *record);
  * it does not come without end. Requires: as ph_deferred_run(). */
 void ph_deferred_end(struct record *record);
 
+/* In a child of fork(): count anew. Requires: the lock. */
+void ph_deferred_after_fork(struct record *record);
+
 /* End the list. What is in it is for ph_deferred_run_late(). Requires: the lock.
  * Threads: any. */
 pyhold_deferred *ph_deferred_give_up(struct record *record);

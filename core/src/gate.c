@@ -215,6 +215,11 @@ void ph_gate_drop(struct gate *gate) {
   if (old & HOLDS_CLOSED) ph_gate_wake_waiters();
 }
 
+void ph_gate_forget_holds(struct gate *gate) {
+  /* relaxed: there is no other thread. */
+  atomic_fetch_and_explicit(&gate->holds, HOLDS_CLOSED, memory_order_relaxed);
+}
+
 int64_t ph_gate_holds(struct gate *gate) {
   /* relaxed: for a report. */
   return (int64_t)(atomic_load_explicit(&gate->holds, memory_order_relaxed) >>

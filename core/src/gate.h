@@ -201,7 +201,8 @@ static inline bool ph_slot_enter(struct gate *gate, struct pyhold_slot *slot) {
   return false;
 }
 
-/* Requires: the caller has a hold on the gate. */
+/* Requires: the caller has a hold on the gate, or the lock while the gate is not
+ * idle: so the closer's next look, which takes the lock, sees the slot. */
 static inline void ph_slot_enter_pinned(struct pyhold_slot *slot) {
   /* relaxed: the ph_gate_drop() that follows releases it, and ph_gate_is_idle()
    * acquires that before it reads the slot [INV2]. */
@@ -216,6 +217,8 @@ bool ph_gate_join(struct gate *gate);
 /* Requires, of these two: the caller owns a hold. */
 void ph_gate_dup(struct gate *gate);
 void ph_gate_drop(struct gate *gate);
+/* In a child of fork(): whatever held it does not exist. */
+void ph_gate_forget_holds(struct gate *gate);
 int64_t ph_gate_holds(struct gate *gate);
 
 #if defined(__GNUC__)

@@ -27,17 +27,23 @@ pyhold_status pyhold_interp_hold(pyhold_interp **out) {
 pyhold_status pyhold_interp_lookup(int64_t id, pyhold_interp **out) {
   struct record *r;
   pyhold_status status = ph_registry_hold(id, &r);
-  *out = ph_record_hold(r);
+  *out = status == PYHOLD_OK ? ph_record_hold(r) : NULL;
   return status;
 }
 
 pyhold_interp *pyhold_interp_dup(pyhold_interp *hold) {
-  ph_gate_dup(&ph_hold_record(hold)->gate);
+  if (ph_hold_counts(hold)) ph_gate_dup(&ph_hold_record(hold)->gate);
   return hold;
 }
 
 void pyhold_interp_release(pyhold_interp *hold) {
-  if (hold != NULL) ph_gate_drop(&ph_hold_record(hold)->gate);
+  if (hold != NULL && ph_hold_counts(hold))
+    ph_gate_drop(&ph_hold_record(hold)->gate);
+}
+
+/* What a hold of before a fork is worth: it has to ask. */
+static enum entry entry_of(const pyhold_interp *hold) {
+  return ph_hold_counts(hold) ? PINNED : ASK;
 }
 
 int64_t pyhold_interp_id(const pyhold_interp *hold) {
@@ -51,7 +57,7 @@ struct _is *pyhold_interp_state(const pyhold_interp *hold) {
 pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
   if (hold == NULL) return PYHOLD_EMISUSE;
   pyhold_status status =
-      ph_thread_ensure(ph_hold_record(hold), PINNED, PYHOLD_KEEP);
+      ph_thread_ensure(ph_hold_record(hold), entry_of(hold), PYHOLD_KEEP);
   pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
   return status;
 }
@@ -60,7 +66,7 @@ pyhold_status pyhold_frame_enter(pyhold_frame **out, pyhold_interp *hold,
                                  const char *file, int line) {
   *out = NULL;
   pyhold_status status = ph_thread_enter(out, ph_hold_record(hold), file, line,
-                                         PINNED, PYHOLD_KEEP);
+                                         entry_of(hold), PYHOLD_KEEP);
   pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
   return status;
 }
@@ -89,11 +95,28 @@ pyhold_status pyhold_view_current(pyhold_view **out) {
   return status == PYHOLD_OK ? make_view(r, PYHOLD_KEEP, out) : status;
 }
 
+/* A module that is imported makes the main interpreter known. So code on any
+ * thread can ask for that, although nobody has made a view before. Python code
+ * cannot run here: the dynamic linker's lock is held. */
+__attribute__((constructor)) static void loaded(void) {
+  port_state *maybe; /* 3.11: a subinterpreter's; not of use */
+  if (ph_port_current(&maybe) != NULL) ph_registry_adopt_main_later();
+}
+
 pyhold_status pyhold_view_main(pyhold_view **out) {
   struct record *r;
   *out = NULL;
   pyhold_status status = ph_thread_adopt_main(&r);
   return status == PYHOLD_OK ? make_view(r, PYHOLD_KEEP, out) : status;
+}
+
+pyhold_status pyhold_view_of_thread(pyhold_view *fallback, pyhold_view **out) {
+  *out = NULL;
+  struct record *r = ph_thread_origin();
+  if (r != NULL) return make_view(r, PYHOLD_KEEP, out);
+  if (fallback == NULL) return PYHOLD_ENOINTERP;
+  *out = pyhold_view_dup(fallback);
+  return PYHOLD_OK;
 }
 
 pyhold_status pyhold_view_with(pyhold_view *view, pyhold_keep keep,

@@ -34,15 +34,6 @@ static struct record *main_record(const PyInterpreterView *view) {
   return known ? r : NULL;
 }
 
-/* A module that is imported makes the main interpreter known. So code that knows
- * no better than PyInterpreterView_FromMain() on some thread need not have
- * another view made before. Python code cannot run here: the dynamic linker's
- * lock is held. */
-__attribute__((constructor)) static void loaded(void) {
-  port_state *maybe; /* 3.11: a subinterpreter's; not of use */
-  if (ph_port_current(&maybe) != NULL) ph_registry_adopt_main_later();
-}
-
 PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void) {
   pyhold_interp *hold;
   pyhold_status status = pyhold_interp_hold(&hold);

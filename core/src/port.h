@@ -143,16 +143,21 @@ void *ph_port_cookie(port_interp *interp);
  * a thread was faster; NULL: no memory. */
 void *ph_port_cookie_set(port_interp *interp, void *cookie);
 
-/* Register ph_registry_finalize(cookie) with the interpreter's atexit module.
+/* Register the gate: ph_registry_callbacks_run(cookie) is called with the
+ * interpreter's atexit callbacks, ph_registry_finalize(cookie) after the last of
+ * them; ph_registry_gate_lost(cookie), if somebody takes the gate out of atexit.
  * OK; EFINALIZING: it cannot be had any more; ENOMEM: it cannot be had now. Runs
- * Python code. */
+ * no byte code. */
 pyhold_status ph_port_register_gate(void *cookie);
 
-/* Whether the atexit callbacks run or ran, so that one registered now would
- * never be called. Runs Python code. */
+/* Call ph_registry_register_again(cookie), attached to the main interpreter, soon,
+ * before its atexit callbacks. False: too many such calls are pending. */
+bool ph_port_register_main_gate_later(void *cookie);
+
+/* Whether the interpreter is past the point where a gate would be noticed. */
 bool ph_port_gate_is_late(void);
 
-/* Have ph_registry_adopt_main() called, attached to the main interpreter:
+/* Call ph_registry_adopt_main(), attached to the main interpreter:
  * now or, from another interpreter, before the main one's atexit callbacks.
  * False: no memory, or too many such calls are pending. */
 bool ph_port_adopt_main(void);
@@ -163,7 +168,8 @@ bool ph_port_adopt_main_later(void);
 /* Whether the process has other interpreters than this one. */
 bool ph_port_has_other_interps(void);
 
-/* Let Ctrl-C be noticed: true if it was, and has been reported. */
+/* Run the handlers of signals that came. An exception of theirs is reported as
+ * unraisable; true if it was KeyboardInterrupt. */
 bool ph_port_interrupted(void);
 
 /* Clear the pending exception, if any. Requires: attached. Runs Python

@@ -4,6 +4,8 @@
 
 /* 3.12+: each attach makes its state the one that PyGILState finds. */
 #define ATTACH_REBINDS_GILSTATE (PY_VERSION_HEX >= 0x030C0000)
+/* Before 3.13: an asynchronous exception is announced to the interpreter. */
+#define ASYNC_EXC_IS_SIGNALLED (PY_VERSION_HEX < 0x030D0000)
 /* 3.11: out of memory PyThreadState_New() crashes, between these two steps. */
 #define NEW_STATE_NEEDS_MEMORY (PY_VERSION_HEX < 0x030C0000)
 /* 3.12+: Py_AddPendingCall always means the main interpreter. */
@@ -158,9 +160,29 @@ void ph_port_state_own(port_state *state) {
 #endif
 }
 
+#if ASYNC_EXC_IS_SIGNALLED
+/* Let an asynchronous exception be raised, so that CPython forgets that there is
+ * one: just taking it away would make a traced thread look for it for ever. */
+static void take_async_exc(PyThreadState *state) {
+  if (state->async_exc == NULL) return;
+  error_state error = error_put_aside();
+  PyObject *globals = PyDict_New();
+  PyObject *code = Py_CompileString("0", "<pyhold>", Py_eval_input);
+  if (globals != NULL && code != NULL)
+    Py_XDECREF(PyEval_EvalCode(code, globals, globals));
+  Py_XDECREF(code);
+  Py_XDECREF(globals);
+  PyErr_Clear();
+  error_put_back(error);
+}
+#endif
+
 /* In the order of PyThreadState_Clear(). The state has the thread's own keys and
  * hooks only: nobody else looks at them. */
 void ph_port_clear_state(port_state *state) {
+#if ASYNC_EXC_IS_SIGNALLED
+  take_async_exc(state);
+#endif
   Py_CLEAR(state->dict);
   Py_CLEAR(state->async_exc);
   PyErr_SetExcInfo(NULL, NULL, NULL); /* the exception that is handled */
@@ -243,83 +265,124 @@ void *ph_port_cookie_set(port_interp *interp, void *cookie) {
   return winner;
 }
 
-static PyObject *gate_callback(PyObject *capsule, PyObject *unused) {
+/* --- The gate's place in atexit ---
+ *
+ * CPython runs all callbacks, newest first, and then drops their arguments, before
+ * it marks the end. So the gate is the destructor of an argument: it closes after
+ * every callback, older ones too, and what they hand to native threads arrives. */
+
+static const char gate_name[] = "pyhold gate";
+
+/* The atexit module, or another instance of it, which acts on the same list: that
+ * of the interpreter. Importing it would run byte code, in which the GIL changes
+ * hands. The caller may have a lock, such as that of a function's static, and the
+ * thread that gets the GIL may wait for it. */
+static PyObject *atexit_module(void) {
+  PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
+  PyObject *name = PyUnicode_FromString("atexit");
+  PyObject *known = name != NULL && modules != NULL
+                        ? PyDict_GetItemWithError(modules, name)
+                        : NULL;
+  PyObject *module = NULL;
+  if (known != NULL && PyModule_Check(known)) {
+    module = Py_NewRef(known);
+  } else if (!PyErr_Occurred() && name != NULL) {
+    PyObject *imp = PyDict_GetItemString(modules, "_imp"); /* borrowed */
+    PyObject *spec = PyModule_NewObject(name); /* all it needs is spec.name */
+    if (imp != NULL && spec != NULL &&
+        PyObject_SetAttrString(spec, "name", name) == 0)
+      module = PyObject_CallMethod(imp, "create_builtin", "O", spec);
+    PyObject *done = module != NULL
+                         ? PyObject_CallMethod(imp, "exec_builtin", "O", module)
+                         : NULL;
+    if (done == NULL) Py_CLEAR(module);
+    Py_XDECREF(done);
+    Py_XDECREF(spec);
+  }
+  Py_XDECREF(name);
+  if (module == NULL && !PyErr_Occurred())
+    module = PyImport_ImportModule("atexit");
+  return module;
+}
+
+/* Called with the others, if the gate was registered before they began to run.
+ * Whoever keeps our arguments would keep the gate open: then it closes here. */
+static PyObject *gate_callback(PyObject *unused, PyObject *args) {
   (void)unused;
-  ph_registry_finalize(PyCapsule_GetPointer(capsule, NULL));
+  PyObject *capsule = PyTuple_GET_ITEM(args, 0);
+  ph_registry_callbacks_run(PyCapsule_GetPointer(capsule, gate_name));
+  bool is_kept = Py_REFCNT(args) > 1 || Py_REFCNT(capsule) > 1;
+  PyObject_GC_UnTrack(
+      args); /* gc.get_objects() does not find it from here on */
+  if (is_kept)
+    ph_registry_finalize(PyCapsule_GetPointer(capsule, gate_name),
+                         /*may_wait=*/true);
   Py_RETURN_NONE;
 }
 
 static PyMethodDef gate_method = {
-    "pyhold_gate", gate_callback, METH_NOARGS,
+    "pyhold_gate", gate_callback, METH_VARARGS,
     "Waits for the native threads that are in this interpreter."};
 
-/* Whether some thread is in threading._shutdown. */
-static bool joins_threads(PyObject *threading) {
-  PyObject *shutdown = PyObject_GetAttrString(threading, "_shutdown");
-  PyObject *code =
-      shutdown != NULL ? PyObject_GetAttrString(shutdown, "__code__") : NULL;
-  PyObject *sys = PyImport_ImportModule("sys");
-  PyObject *frames =
-      sys != NULL ? PyObject_CallMethod(sys, "_current_frames", NULL) : NULL;
-  bool found = false;
-  PyObject *key, *top;
-  Py_ssize_t at = 0;
-  while (!found && code != NULL && frames != NULL &&
-         PyDict_Next(frames, &at, &key, &top)) {
-    PyFrameObject *frame = (PyFrameObject *)Py_NewRef(top);
-    while (frame != NULL && !found) {
-      PyCodeObject *running = PyFrame_GetCode(frame);
-      found = (PyObject *)running == code;
-      Py_DECREF(running);
-      PyFrameObject *back = PyFrame_GetBack(frame);
-      Py_DECREF(frame);
-      frame = back;
-    }
-    Py_XDECREF(frame);
-  }
-  Py_XDECREF(frames);
-  Py_XDECREF(sys);
-  Py_XDECREF(code);
-  Py_XDECREF(shutdown);
-  return found;
+static bool is_finalizing(void) {
+#if HAS_GET_UNCHECKED
+  return Py_IsFinalizing();
+#else
+  return _Py_IsFinalizing();
+#endif
 }
 
-/* CPython keeps to itself how far atexit is; but threading._shutdown runs just
- * before the callbacks, joins the threads that are no daemons, and leaves a
- * mark when it begins. Nothing imported threading: then it cannot be told. */
-bool ph_port_gate_is_late(void) {
-#if HAS_GET_UNCHECKED
-  if (Py_IsFinalizing()) return true;
-#else
-  if (_Py_IsFinalizing()) return true;
-#endif
-  error_state error = error_put_aside();
-  /* None: modules are torn down. (NULL: no memory.) */
-  bool late = PySys_GetObject("meta_path") == Py_None;
-  PyObject *name = PyUnicode_FromString("threading");
-  PyObject *threading = name != NULL ? PyImport_GetModule(name) : NULL;
-  if (threading != NULL) {
-    PyObject *mark = PyObject_GetAttrString(threading, "_SHUTTING_DOWN");
-    if (mark != NULL && PyObject_IsTrue(mark) == 1)
-      late = late || !joins_threads(threading);
-    Py_XDECREF(mark);
-    Py_DECREF(threading);
+/* Whether threading's shutdown has begun, which comes before the callbacks.
+ * *known: false if nothing imported threading, so that it cannot be told. */
+static bool is_shut_down(bool *known) {
+  PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
+  PyObject *threading =
+      modules != NULL ? PyDict_GetItemString(modules, "threading") : NULL;
+  PyObject *mark =
+      threading != NULL && PyModule_Check(threading)
+          ? PyDict_GetItemString(PyModule_GetDict(threading), "_SHUTTING_DOWN")
+          : NULL;
+  *known = mark != NULL;
+  return mark == Py_True;
+}
+
+/* The argument is dropped. At the end of the interpreter, as meant? A program may
+ * call atexit._run_exitfuncs() or atexit._clear() in mid-life, as the children of
+ * multiprocessing do. */
+static void gate_dropped(PyObject *capsule) {
+  void *cookie = PyCapsule_GetPointer(capsule, gate_name);
+  if (is_finalizing()) {
+    ph_registry_finalize(cookie, /*may_wait=*/false);
+    return;
   }
-  Py_XDECREF(name);
-  PyErr_Clear();
+  error_state error = error_put_aside();
+  bool known;
+  bool is_end = is_shut_down(&known);
+  if (!known)
+    is_end = ph_registry_has_run_callbacks(cookie) ||
+             PyEval_GetFrame() == NULL; /* nobody called it */
   error_put_back(error);
-  return late;
+  if (is_end)
+    ph_registry_finalize(cookie, /*may_wait=*/true);
+  else
+    ph_registry_gate_lost(cookie);
+}
+
+bool ph_port_gate_is_late(void) {
+  /* None: modules are torn down. (NULL: no memory.) */
+  return is_finalizing() || PySys_GetObject("meta_path") == Py_None;
 }
 
 static bool register_gate(void *cookie) {
-  PyObject *atexit = PyImport_ImportModule("atexit");
-  PyObject *capsule = PyCapsule_New(cookie, NULL, NULL);
-  PyObject *gate =
-      capsule != NULL ? PyCFunction_New(&gate_method, capsule) : NULL;
+  PyObject *atexit = atexit_module();
+  PyObject *capsule = PyCapsule_New(cookie, gate_name, NULL);
+  PyObject *gate = PyCFunction_New(&gate_method, NULL);
   PyObject *done = NULL;
-  if (atexit != NULL && gate != NULL)
-    done = PyObject_CallMethod(atexit, "register", "O", gate);
+  if (atexit != NULL && gate != NULL && capsule != NULL)
+    done = PyObject_CallMethod(atexit, "register", "OO", gate, capsule);
   bool ok = done != NULL;
+  /* Not before: a capsule that fails to be registered is no gate. */
+  if (ok) PyCapsule_SetDestructor(capsule, gate_dropped);
   Py_XDECREF(done);
   Py_XDECREF(gate);
   Py_XDECREF(capsule);
@@ -329,6 +392,9 @@ static bool register_gate(void *cookie) {
 
 pyhold_status ph_port_register_gate(void *cookie) {
   error_state error = error_put_aside();
+  /* Before 3.12 the collector may run, and with it Python code, wherever an object
+   * is made. */
+  int collects = PyGC_Disable();
   pyhold_status status = PYHOLD_OK;
   bool ok = register_gate(cookie);
   if (!ok && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
@@ -338,8 +404,9 @@ pyhold_status ph_port_register_gate(void *cookie) {
     PyErr_SetInterrupt();
   }
   PyErr_Clear();
-  /* What else it is for want of: memory, stack, an importer that lets one. */
+  /* What else it is for want of: memory, stack. */
   if (!ok) status = ph_port_gate_is_late() ? PYHOLD_EFINALIZING : PYHOLD_ENOMEM;
+  if (collects) PyGC_Enable();
   error_put_back(error);
   return status;
 }
@@ -386,6 +453,15 @@ bool ph_port_adopt_main_later(void) {
 }
 #endif
 
+static int register_again(void *cookie) {
+  ph_registry_register_again(cookie);
+  return 0;
+}
+
+bool ph_port_register_main_gate_later(void *cookie) {
+  return Py_AddPendingCall(register_again, cookie) == 0;
+}
+
 bool ph_port_has_other_interps(void) {
   /* The head changes under a lock of CPython's, which reading it does not need:
    * an interpreter that comes or goes this moment may be missed either way. */
@@ -395,6 +471,7 @@ bool ph_port_has_other_interps(void) {
 
 bool ph_port_interrupted(void) {
   if (PyErr_CheckSignals() == 0) return false;
+  bool is_interrupt = PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
 #if HAS_GET_UNCHECKED
   PyErr_FormatUnraisable(
       "Exception ignored while waiting for threads that hold the interpreter");
@@ -404,7 +481,7 @@ bool ph_port_interrupted(void) {
   PyErr_WriteUnraisable(what);
   Py_XDECREF(what);
 #endif
-  return true;
+  return is_interrupt;
 }
 
 void ph_port_forget_error(void) { PyErr_Clear(); }

@@ -47,7 +47,6 @@ static struct record *record_new(port_interp *interp) {
   r->interp = interp;
   r->id = ph_port_interp_id(interp);
   r->is_main = ph_port_interp_is_main(interp);
-  r->pid = getpid();
   r->ended = e;
   atomic_init(&r->refs, 2); /* the list's, the cookie's */
   return r;
@@ -656,18 +655,44 @@ static void wait_here(struct ending *e) {
     over = wait_for_holders(e, until_ms);
     ph_unlock();
     ph_port_attach(state);
-  } while (!over && !ph_port_interrupted());
+    if (over || !ph_port_interrupted()) continue;
+    over = true;
+    ph_lock();
+    report(e, /*giving_up=*/true);
+    ph_unlock();
+  } while (!over);
 }
 
-/* In a child of fork() the threads in the gate do not exist, and the lock may
- * be one of theirs. */
-static bool is_of_parent(const struct record *r) { return r->pid != getpid(); }
+/* Make the calls of pyhold_on_close(), detached. */
+static void tell(const struct ending *e) {
+  struct record *r = NULL;
+  ph_lock();
+  for_each_ending(e, find_close_call, &r);
+  ph_unlock();
+  if (r == NULL) return;
+  port_state *state = detach_current();
+  make_close_calls(e);
+  ph_port_attach(state);
+}
 
-void ph_registry_finalize(void *cookie) {
-  if (is_of_parent(cookie)) return;
-  ph_gate_prepare_close();
+void ph_registry_callbacks_run(void *cookie) {
+  struct record *r = cookie;
+  /* relaxed: for the same thread. */
+  atomic_store_explicit(&r->ran_callbacks, true, memory_order_relaxed);
+  tell(&(struct ending){.record = r});
+}
+
+bool ph_registry_has_run_callbacks(void *cookie) {
+  struct record *r = cookie;
+  return atomic_load_explicit(&r->ran_callbacks, memory_order_relaxed);
+}
+
+void ph_registry_finalize(void *cookie, bool may_wait) {
   struct ending e = {.record = cookie,
                      .finalizing_thread_id = ph_this_thread_id()};
+  /* relaxed: under the GIL, and checked again under the lock. */
+  if (atomic_load_explicit(&e.record->dead, memory_order_relaxed)) return;
+  ph_gate_prepare_close();
   ph_lock();
   if (atomic_load_explicit(&e.record->dead, memory_order_relaxed)) {
     ph_unlock();
@@ -675,27 +700,37 @@ void ph_registry_finalize(void *cookie) {
   }
   if (e.record->is_main) runtime_closing = true;
   for_each_ending(&e, close_one, NULL);
-  struct record *r = NULL;
-  for_each_ending(&e, find_close_call, &r);
   ph_unlock();
-  if (r != NULL) {
-    port_state *state = detach_current();
-    make_close_calls(&e);
-    ph_port_attach(state);
-  }
+  if (may_wait) tell(&e);
   ph_lock();
   e.began_ms = ph_now_ms();
   e.warn_at_ms = warn_after_ms();
   bool idle = all_idle(&e);
   ph_unlock();
-  if (!idle) wait_here(&e);
+  if (!idle && may_wait) wait_here(&e);
   ph_deferred_end(e.record);
   finish(&e);
 }
 
+void ph_registry_gate_lost(void *cookie) {
+  struct record *r = cookie;
+  if (atomic_load_explicit(&r->dead, memory_order_relaxed)) return;
+  atomic_store_explicit(&r->ran_callbacks, false, memory_order_relaxed);
+  /* release: pairs with ph_registry_gate_is_lost(). */
+  atomic_store_explicit(&r->gate_lost, true, memory_order_release);
+  /* Not here: atexit is in the middle of its list. */
+  if (!r->is_main || !ph_port_register_main_gate_later(r)) ph_service_wake(r);
+}
+
+void ph_registry_register_again(void *cookie) {
+  struct record *r = cookie;
+  if (!ph_registry_gate_is_lost(r)) return;
+  if (ph_port_register_gate(r) == PYHOLD_OK)
+    atomic_store_explicit(&r->gate_lost, false, memory_order_relaxed);
+}
+
 void ph_registry_interp_gone(void *cookie) {
   struct record *r = cookie;
-  if (is_of_parent(r)) return;
   /* release: pairs with thread_knows(). */
   atomic_store_explicit(&r->gone, true, memory_order_release);
   ph_lock();
@@ -708,6 +743,62 @@ void ph_registry_interp_gone(void *cookie) {
   ph_deferred_run_late(late);
   if (unref) ph_record_unref(r);
   ph_record_unref(r);
+}
+
+/* --- Fork ---
+ *
+ * The child is as a process that has just imported its modules. Only the thread
+ * that forked exists: so all slots but its own are gone, and so are the orphans;
+ * CPython deletes their states itself. It deletes the other interpreters, too,
+ * without their atexit callbacks. Holds of before the fork are not waited for
+ * (thread.h). Calls of pyhold_on_close() are for threads that do not exist. What is
+ * deferred is the child's to do, in its own memory. */
+
+static void free_slots(struct pyhold_slot *slot) {
+  while (slot != NULL) {
+    struct pyhold_slot *gone = slot;
+    slot = slot->next;
+    free(gone);
+  }
+}
+
+static void after_fork(struct record *r, const void *self) {
+  for (struct pyhold_slot *s = r->gate.slots, *next; s != NULL; s = next) {
+    next = s->next;
+    if (s->owner == self) continue;
+    ph_gate_unlink(s);
+    free(s);
+    /* Not the last reference: the list has one, or the interpreter. */
+    atomic_fetch_sub_explicit(&r->refs, 1, memory_order_relaxed);
+  }
+  free_slots(r->orphans);
+  r->orphans = NULL;
+  r->running = NULL;
+  while (r->close_calls != NULL) {
+    struct close_call *call = r->close_calls;
+    r->close_calls = call->next;
+    free(call);
+  }
+  ph_gate_forget_holds(&r->gate);
+  atomic_store_explicit(&r->finalizing_thread_id, 0, memory_order_relaxed);
+  ph_deferred_after_fork(r);
+}
+
+pyhold_deferred *ph_registry_after_fork(const void *self) {
+  struct remains remains = {NULL, NULL};
+  main_is_asked = false;
+  for (struct record *r = records, *next; r != NULL; r = next) {
+    next = r->next;
+    after_fork(r, self);
+    if (r->is_main) continue;
+    ph_gate_close(&r->gate);
+    /* Whoever comes back to it finds nothing, and goes on. */
+    atomic_store_explicit(&r->finalizing_thread_id, ph_this_thread_id(),
+                          memory_order_relaxed);
+    end_one(NULL, r, &remains);
+  }
+  /* The list's references to them are lost: a view or a slot may have others. */
+  return remains.deferred;
 }
 
 void pyhold_set_wait_policy(const pyhold_wait_policy *p) {

@@ -16,8 +16,6 @@
 #ifndef PYHOLD_SRC_REGISTRY_H_
 #define PYHOLD_SRC_REGISTRY_H_
 
-#include <sys/types.h>
-
 #include "gate.h"
 #include "port.h"
 
@@ -28,13 +26,14 @@ struct record {
   port_interp *interp; /* valid while READY, or CLOSED and held */
   int64_t id;
   bool is_main;
-  pid_t pid; /* of the process that has the threads in `gate` */
 
   atomic_uint refs;
-  atomic_bool registered; /* atexit has the gate, in time or too late */
-  atomic_bool ready;      /* it has it in time */
-  atomic_bool dead;       /* set once, under the lock */
-  atomic_bool gone;       /* the interpreter is torn down */
+  atomic_bool registered;    /* atexit has the gate */
+  atomic_bool ready;         /* the same, and it was not too late */
+  atomic_bool gate_lost;     /* somebody took it out of atexit again */
+  atomic_bool ran_callbacks; /* pyhold's was called, with the others */
+  atomic_bool dead;          /* set once, under the lock */
+  atomic_bool gone;          /* the interpreter is torn down */
   /* The thread that finalizes the interpreter; 0 before. Under the lock when
    * written. */
   atomic_int_least64_t finalizing_thread_id;
@@ -82,6 +81,10 @@ void ph_registry_reclaim(struct record *record, bool unclean_too);
 /* Whether there are any; with `exited`, such as can be deleted now. */
 bool ph_registry_has_orphans(struct record *record, bool exited);
 
+/* In a child of fork(), by the thread whose slots are `self`'s. Returns what is to
+ * be run with `false`, without the lock. Requires: the lock. */
+pyhold_deferred *ph_registry_after_fork(const void *self);
+
 /* See pyhold_on_close(). */
 pyhold_status ph_registry_on_close(struct record *record, void (*fn)(void *),
                                    void *arg);
@@ -91,12 +94,26 @@ bool ph_registry_on_close_cancel(struct record *record, void (*fn)(void *),
 /* See pyhold_interp_lookup(). */
 pyhold_status ph_registry_hold(int64_t id, struct record **out);
 
+/* Whether somebody took the gate out of atexit, and it is not there again. */
+static inline bool ph_registry_gate_is_lost(const struct record *record) {
+  /* acquire: pairs with ph_registry_gate_lost(). */
+  return atomic_load_explicit(&record->gate_lost, memory_order_acquire);
+}
+
 /* --- Called by the port --- */
 
-/* The gate: an atexit callback of the cookie's interpreter. Closes, waits for
- * what is held, and marks the record DEAD. The main interpreter's closes all.
- * Requires: attached. */
-void ph_registry_finalize(void *cookie);
+/* The atexit callbacks of the cookie's interpreter run: makes the calls of
+ * pyhold_on_close(). Requires, of these five: attached to it. */
+void ph_registry_callbacks_run(void *cookie);
+bool ph_registry_has_run_callbacks(void *cookie);
+
+/* They have run. Closes the gate, waits for what is held, unless it may not, and
+ * marks the record DEAD. The main interpreter's closes all. */
+void ph_registry_finalize(void *cookie, bool may_wait);
+
+/* Somebody took the gate out of atexit, in mid-life: registers it again, later. */
+void ph_registry_gate_lost(void *cookie);
+void ph_registry_register_again(void *cookie);
 
 /* The interpreter that kept the cookie is torn down. */
 void ph_registry_interp_gone(void *cookie);

@@ -76,7 +76,8 @@ static void give_to_helpers(void) {
 enum outcome { DONE, MORE, LATER };
 
 static enum outcome work(struct record *r) {
-  if (!ph_deferred_is_any(r) && !ph_registry_has_orphans(r, /*exited=*/true))
+  if (!ph_deferred_is_any(r) && !ph_registry_gate_is_lost(r) &&
+      !ph_registry_has_orphans(r, /*exited=*/true))
     return ph_registry_has_orphans(r, /*exited=*/false) ? LATER : DONE;
   pyhold_frame *handle;
   switch (ph_thread_enter(&handle, r, "pyhold, for what was deferred", 0, ASK,
@@ -88,6 +89,7 @@ static enum outcome work(struct record *r) {
     default: /* the gate does it, or it is too late */
       return DONE;
   }
+  ph_registry_register_again(r);
   ph_registry_reclaim(r, /*unclean_too=*/true);
   bool more = ph_deferred_run(r, BATCH_MS);
   ph_thread_leave(handle, REPORT_ERROR);
@@ -106,6 +108,7 @@ void ph_service_help_now(struct record *r) {
   /* It is the caller's: destructors are not to meet it, nor to lose it. */
   if (has_error()) return;
   atomic_store_explicit(&r->gate.help_wanted, false, memory_order_relaxed);
+  ph_registry_register_again(r);
   ph_registry_reclaim(r, /*unclean_too=*/true);
   if (ph_deferred_run(r, HELP_MS))
     atomic_store_explicit(&r->gate.help_wanted, true, memory_order_relaxed);
@@ -248,7 +251,9 @@ static void after_fork_in_child(void) {
   thread_id = 0;
   give_to_helpers();
   ph_renew_waits();
+  pyhold_deferred *late = ph_thread_after_fork();
   ph_unlock();
+  ph_deferred_run_late(late);
 }
 
 static void init(void) {

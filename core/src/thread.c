@@ -25,7 +25,8 @@ enum {
   LEANS = 4,      /* in slot->leans */
   DETACHED = 8,   /* pyhold_frame_detach() */
   REBINDS = 16,   /* `restore` was detached, and will be again */
-  FINALIZER = 32, /* entered while this thread ran atexit callbacks */
+  FINALIZER = 32, /* entered by the thread that finalizes */
+  USES = 64,      /* `restore` counts it, and no slot does */
 };
 
 /* A handle is a frame, or a slot with some of these in its low bits. */
@@ -92,6 +93,13 @@ static bool is_closed(const struct record *r) {
 static bool is_active(const struct pyhold_slot *slot) {
   /* relaxed: only this thread writes it. */
   return atomic_load_explicit(&slot->active, memory_order_relaxed);
+}
+
+/* Whether this thread, the slot's owner, finalizes the interpreter. */
+static bool finalizes(const struct pyhold_slot *slot) {
+  /* relaxed: only a value that this thread wrote is equal. */
+  return atomic_load_explicit(&slot->record->finalizing_thread_id,
+                              memory_order_relaxed) == slot->thread_id;
 }
 
 static void unlink_slot(struct pyhold_slot *slot) {
@@ -518,21 +526,47 @@ static void set_aside(struct thread *t, struct pyhold_frame *frame,
   }
 }
 
+/* What follows in this thread believes that it is attached, and it cannot be: so it
+ * ends here, as CPython from 3.14 on ends its daemons; not by pthread_exit(), which
+ * would end the process in a function that is noexcept. */
+_Noreturn static void sleep_for_good(void) {
+  for (;;) pause();
+}
+
+/* The gate is closed, and waits for others: then it may wait for this thread, too,
+ * which one of them may need. */
+static bool come_in_late(struct pyhold_slot *slot) {
+  ph_lock();
+  /* relaxed, both: under the lock. */
+  bool waits =
+      !is_dead(slot->record) &&
+      !ph_gate_is_idle(&slot->record->gate,
+                       atomic_load_explicit(&slot->record->finalizing_thread_id,
+                                            memory_order_relaxed));
+  if (waits) ph_slot_enter_pinned(slot);
+  ph_unlock();
+  return waits;
+}
+
 /* Attach what was set aside, unless there is nothing to come back to. */
 static void restore(struct pyhold_frame *frame) {
   const struct pyhold_slot *slot =
       (frame->flags & DETACHED) ? frame->slot : frame->restore_slot;
   if (slot != NULL && is_dead(slot->record) && !(frame->flags & FINALIZER)) {
-    /* relaxed: only a value that this thread wrote is equal. */
-    bool ended_it =
-        atomic_load_explicit(&slot->record->finalizing_thread_id,
-                             memory_order_relaxed) == slot->thread_id;
-    if (ended_it || (frame->flags & REBINDS)) return;
-    /* The wait was given up. What follows in this thread believes that it is
-     * attached: so it ends here, as CPython from 3.14 on ends its daemons. */
-    for (;;) pause();
+    if (finalizes(slot) || (frame->flags & REBINDS)) return;
+    sleep_for_good();
+  }
+  /* Held by nobody: so hold it here, until it is attached. */
+  bool takes = (frame->flags & (DETACHED | COUNTS | FINALIZER)) == DETACHED &&
+               !is_active(slot);
+  if (takes && !ph_slot_enter(&slot->record->gate, frame->slot) &&
+      !come_in_late(frame->slot)) {
+    if (!finalizes(slot)) sleep_for_good();
+    takes = false;
   }
   ph_port_attach(frame->restore);
+  if (takes) ph_slot_leave(&slot->record->gate, frame->slot);
+  if (frame->flags & USES) --*ph_port_users(frame->restore);
   if (frame->flags & REBINDS) ph_port_detach(frame->restore);
 }
 
@@ -604,8 +638,13 @@ NOINLINE static pyhold_status enter_slowly(pyhold_frame **out, struct record *r,
   struct thread *t = &self;
   struct pyhold_slot *slot = slot_for(t, r);
   if (slot == NULL) return PYHOLD_ENOMEM;
-  if (entry != LEANING && !protect(slot, entry, file, line))
-    return PYHOLD_EFINALIZING;
+  if (entry != LEANING && !protect(slot, entry, file, line)) {
+    /* The thread that finalizes an interpreter has the last word, until that is
+     * torn down: it is attached, and cannot be finalized under. */
+    if (!finalizes(slot) || !ph_thread_is_attached(r))
+      return PYHOLD_EFINALIZING;
+    entry = LEANING;
+  }
   const bool is_outermost = slot->ensures + slot->leans == 0;
   pyhold_status status = attach(t, slot, out, file, line, entry, keep);
   if (status != PYHOLD_OK)
@@ -630,7 +669,7 @@ NOINLINE static pyhold_status enter_outermost(pyhold_frame **out,
   /* The clock would be a third of what this costs without a GIL. */
   note_place(slot, file, line, SINCE_BEFORE_CLOSE);
   if (!ph_slot_enter(&r->gate, slot)) {
-    if (slot->leans == 0) return PYHOLD_EFINALIZING;
+    if (slot->leans == 0 && !finalizes(slot)) return PYHOLD_EFINALIZING;
     return enter_slowly(out, r, file, line, entry, keep);
   }
   /* Only now is the state there for sure. */
@@ -669,8 +708,8 @@ pyhold_status ph_thread_enter(pyhold_frame **out, struct record *r,
   return PYHOLD_OK;
 }
 
-pyhold_status pyhold_frame_detach(pyhold_frame **out, const char *file,
-                                  int line) {
+pyhold_status pyhold_frame_detach(pyhold_frame **out, pyhold_detach way,
+                                  const char *file, int line) {
   struct thread *t = &self;
   *out = NULL;
   /* Only what is known to be this thread's: nobody vouches for it here. */
@@ -682,20 +721,20 @@ pyhold_status pyhold_frame_detach(pyhold_frame **out, const char *file,
   struct pyhold_slot *slot = slot_for(t, r);
   ph_record_unref(r);
   if (slot == NULL || !reserve_frame(t)) return PYHOLD_ENOMEM;
-  /* relaxed: only a value that this thread wrote is equal. */
-  bool finalizes_it =
-      atomic_load_explicit(&slot->record->finalizing_thread_id,
-                           memory_order_relaxed) == slot->thread_id;
-  bool is_protected = protect(slot, ASK, file, line);
-  if (!is_protected && !finalizes_it) return PYHOLD_EFINALIZING;
+  bool holds = way == PYHOLD_DETACH_HOLDING && protect(slot, ASK, file, line);
+  if (way == PYHOLD_DETACH_HOLDING && !holds && !finalizes(slot))
+    return PYHOLD_EFINALIZING;
   struct pyhold_frame *frame = push_frame(t, slot);
   frame->restore = attached;
   frame->flags |= DETACHED;
-  if (is_protected) {
+  if (holds) {
     count(slot, attached);
     frame->flags |= COUNTS;
+  } else {
+    ++*ph_port_users(attached);
+    frame->flags |= USES;
   }
-  if (finalizes_it) frame->flags |= FINALIZER;
+  if (finalizes(slot)) frame->flags |= FINALIZER;
   ph_port_detach(attached);
   *out = frame;
   return PYHOLD_OK;
@@ -952,6 +991,46 @@ static bool is_known(struct thread *t) {
   /* relaxed: a number that differs is all that is asked. */
   t->serial = 1 + atomic_fetch_add_explicit(&serials, 1, memory_order_relaxed);
   return true;
+}
+
+/* --- Fork --- */
+
+unsigned ph_forks;
+
+/* CPython deletes all states but the one that is attached. The thread keeps what
+ * it has in force; where that comes back to a state of another interpreter, there
+ * is nothing to come back to (restore()). */
+pyhold_deferred *ph_thread_after_fork(void) {
+  struct thread *t = &self;
+  ph_forks = (ph_forks + 1) & PH_FORKS;
+  pyhold_deferred *late = ph_registry_after_fork(this_thread());
+  port_state *attached = attached_state(t);
+  for (struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread) {
+    s->thread_id = ph_this_thread_id();
+    if (is_dead(s->record) || (attached != NULL && s->state != attached)) {
+      s->state = s->lasting = NULL;
+      s->keep = false;
+    }
+  }
+  return late;
+}
+
+/* --- Where this thread was --- */
+
+struct record *ph_thread_origin(void) {
+  struct thread *t = &self;
+  struct record *r;
+  if (ph_thread_adopt_current(&r) == PYHOLD_OK) return r;
+  for (const struct pyhold_frame *f = t->frames; f != NULL; f = f->next) {
+    const struct pyhold_slot *slot =
+        (f->flags & DETACHED) ? f->slot : f->restore_slot;
+    if (f->restore == NULL || slot == NULL || is_dead(slot->record)) continue;
+    ph_record_ref(slot->record);
+    return slot->record;
+  }
+  port_state *bound = ph_port_gilstate();
+  if (bound == NULL || bound == t->gone) return NULL;
+  return ph_registry_find(ph_port_state_interp(bound));
 }
 
 /* --- Persistent thread states --- */

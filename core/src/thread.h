@@ -65,12 +65,21 @@ pyhold_status ph_thread_adopt_main(struct record **out);
  * torn down. */
 bool ph_thread_is_attached(const struct record *record);
 
-/* A hold is its record, counted in the record's gate: see registry.h. */
+/* A hold is its record, counted in the record's gate (see registry.h), and in its
+ * low bits how many forks the process had seen when it was made. A hold of before
+ * the last fork is of threads that do not exist: nothing counts it any more. */
+enum { PH_FORKS = CACHE_LINE - 1 };
+extern unsigned
+    ph_forks; /* of this process and its parents, modulo PH_FORKS + 1 */
+
 static inline struct record *ph_hold_record(const pyhold_interp *hold) {
-  return (struct record *)(uintptr_t)hold;
+  return (struct record *)((uintptr_t)hold & ~(uintptr_t)PH_FORKS);
 }
 static inline pyhold_interp *ph_record_hold(struct record *record) {
-  return (pyhold_interp *)record;
+  return (pyhold_interp *)((uintptr_t)record + ph_forks);
+}
+static inline bool ph_hold_counts(const pyhold_interp *hold) {
+  return ((uintptr_t)hold & PH_FORKS) == ph_forks;
 }
 
 /* The record of a view, which keeps it. */
@@ -98,6 +107,14 @@ void ph_thread_leave(pyhold_frame *handle, enum left_error error);
 /* The same for pyhold_thread_ensure(), whose handles the thread keeps. */
 pyhold_status ph_thread_ensure(struct record *record, enum entry entry,
                                pyhold_keep keep);
+
+/* The record of the interpreter that the thread is attached to, or has let go of;
+ * a new reference, or NULL. See pyhold_view_of_thread(). */
+struct record *ph_thread_origin(void);
+
+/* In a child of fork(), whose only thread calls it. Returns what is to be run with
+ * `false`, without the lock. Requires: the lock. */
+pyhold_deferred *ph_thread_after_fork(void);
 
 /* See pyhold_thread_state_new(). */
 pyhold_status ph_thread_state_new(struct record *record,

@@ -170,6 +170,11 @@ bool ph_port_is_next(port_state *state) {
 
 bool ph_port_gate_is_late(void) { return too_late; }
 
+bool ph_port_register_main_gate_later(void *cookie) {
+  (void)cookie;
+  return false;
+}
+
 bool ph_port_has_other_interps(void) {
   for (struct _is *i = atomic_load(&all_interps); i != NULL; i = i->next)
     if (!i->is_main && !atomic_load(&i->ended)) return true;
@@ -265,8 +270,9 @@ struct _is *fake_interp_begin(bool is_main) {
 void fake_interp_end(struct _is *interp) {
   if (current != interp->first) broken("ended by another thread");
   void *cookie = atomic_load(&interp->cookie);
+  if (atomic_load(&interp->gates) > 0) ph_registry_callbacks_run(cookie);
   for (int n = atomic_load(&interp->gates); n > 0; --n)
-    ph_registry_finalize(cookie);
+    ph_registry_finalize(cookie, /*may_wait=*/true);
   atomic_store(&interp->ended, true);
   if (interp->is_main) { /* ends all */
     for (struct _is *i = atomic_load(&all_interps); i != NULL; i = i->next)

@@ -15,14 +15,21 @@
  * PyThreadState (and, where there is a GIL, holds it). A *hold* is a strong
  * reference: while one exists its interpreter does not finalize. A *view* is
  * a weak one: it may be asked for a hold, and may refuse. The *gate* of an
- * interpreter is where finalization and holds meet: a callback of Python's
- * atexit module closes it, once; from then on new holds and outermost ensures
- * are refused, and finalization waits for those that got in before.
+ * interpreter is where finalization and holds meet: after the callbacks of
+ * Python's atexit module it closes, once; from then on new holds and outermost
+ * ensures are refused, and finalization waits for those that got in before. The
+ * thread that finalizes is not refused while it is attached: it has the last word.
  *
  * No function here ever sets, clears or replaces a Python exception.
  * Callers in C++ want pyhold/pyhold.h instead, which makes guards of these.
- * Fork: nothing here may be used in a child of fork() until it calls exec. Its
- * interpreters finalize without waiting for what was held in the parent. */
+ *
+ * Fork: a child of os.fork() is as a process that has just imported its modules.
+ * The main interpreter's gate is open, views and objects work, and the child's end
+ * waits for the child's own threads and holds. The thread that forked keeps its
+ * ensures. Holds of before the fork may be used and released, but are not waited
+ * for; an ensure with one asks, as with a view. Other interpreters are gone, as
+ * CPython deletes them; calls of pyhold_on_close() are forgotten. A child of a plain
+ * fork() must not call Python before exec, and so not pyhold. */
 #ifndef PYHOLD_CORE_H_
 #define PYHOLD_CORE_H_
 
@@ -95,8 +102,7 @@ typedef struct pyhold_interp pyhold_interp;
  * Owns:      the caller owns *out; pass it once to pyhold_interp_release() or
  *            pyhold_thread_ensure().
  * Forgotten: the interpreter waits for this hold at its end, for ever.
- * Threads:   any.
- * Blocks:    the first call for an interpreter runs Python code.
+ * Threads:   any.   Blocks: never; runs no byte code.
  * Spec:      PEP 788 (draft), PyInterpreterState_Hold.
  * Differs:   the draft makes failure fatal; here it is a status. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
@@ -151,36 +157,51 @@ typedef struct pyhold_view pyhold_view;
 
 /* Make a view of the interpreter that the calling thread is attached to. The
  * first hold or view of an interpreter makes it known to pyhold, and registers
- * the gate with its atexit module: modules make one when they are imported,
- * so that the gate closes after the callbacks that their users registered.
+ * the gate with its atexit module. The gate closes after all callbacks, whenever
+ * they were registered.
  *
  * Attached:  required. On 3.11 "attached" can be told from "detached while
  *            another thread is attached" only where no subinterpreter exists;
  *            elsewhere the caller vouches for it.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
  * Returns:   OK, EDETACHED, ENOMEM as pyhold_interp_hold();
- *            EFINALIZING  pyhold never met it, and its atexit callbacks run
- *            already: too late for a gate. (Where nothing imported threading
- *            this cannot be told, and the view is made without one.)
+ *            EFINALIZING  pyhold never met it, and its atexit callbacks have
+ *            run already: too late for a gate.
  * Owns:      the caller owns *out; pass it once to pyhold_view_free().
  * Forgotten: some bytes are lost, nothing else.
  * Threads:   any.
- * Blocks:    the first call for an interpreter runs Python code.
+ * Blocks:    never; it runs no byte code, so the GIL does not change hands: it may
+ *            be the initializer of a function's static.
  * Spec:      PEP 788, PyInterpreterView_FromCurrent. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_view_current(pyhold_view **out);
 
 /* Make a view of the main interpreter.
  *
- * Attached:  not needed, where a hold or view of it was made before; else the
+ * Attached:  not needed, where the main interpreter is known: a hold or view of
+ *            it was made before; or this code is part of a module that was
+ *            imported, and the main thread has run Python code since. Else the
  *            caller must be attached to it.
  * Returns:   as pyhold_view_current(), without EDETACHED;
- *            ENOINTERP    nobody has made it known, and the caller is not
- *                         attached to it.
+ *            ENOINTERP    it is not known, and the caller is not attached to it.
  * Owns, Forgotten, Threads, Blocks: as pyhold_view_current().
  * Spec:      PEP 788, PyInterpreterView_FromMain.
  * Differs:   FromMain needs no one to have come before. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_main(pyhold_view **out);
+
+/* Make a view of the interpreter that this thread came from, for code that names
+ * none, such as what runs inside a scope that let go of the GIL: the one that is
+ * attached; else the one that the newest frame let go of; else that of the state
+ * which PyGILState_Ensure would attach; else a copy of `fallback`.
+ *
+ * Attached:  not needed.
+ * Params:    fallback  NULL: ENOINTERP instead.
+ *            out       not NULL. Written on every return; NULL unless OK.
+ * Returns:   OK, ENOMEM, ENOINTERP. An interpreter that nobody made known is passed
+ *            over, unless it is attached.
+ * Owns, Threads, Blocks: as pyhold_view_current(). */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status
+pyhold_view_of_thread(pyhold_view *fallback, pyhold_view **out);
 
 /* Another reference to the same view. Cannot fail.
  * Attached: not needed.   Threads: any.   Blocks: never. */
@@ -266,7 +287,8 @@ pyhold_thread_ensure(pyhold_interp *hold);
  *
  * Returns:   OK, ENOMEM; EMISUSE for NULL;
  *            EFINALIZING  the gate has closed, and the thread is not inside
- *                         an ensure of that interpreter that got in before.
+ *                         an ensure of that interpreter that got in before, nor
+ *                         attached to it as the thread that finalizes it.
  * Owns:      borrows `view` for the call only.
  * Attached, Forgotten, Threads, Blocks, Signals: as pyhold_thread_ensure().
  * Spec:      PEP 788, PyThreadState_EnsureFromView. */
@@ -335,25 +357,35 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
     pyhold_frame **out, pyhold_view *view, const char *file, int line);
 
-/* Detach the calling thread, and keep its interpreter from finalizing until
- * pyhold_frame_leave() attaches it again, so that coming back cannot hang.
+/* What becomes of the interpreter while the thread is detached from it. */
+typedef enum pyhold_detach {
+  /* The default: as Py_BEGIN_ALLOW_THREADS. Nothing is held, so a thread that is in
+   * a long system call does not keep the process from ending. A thread that comes
+   * back too late sleeps for good: it is neither returned to code that believes to
+   * be attached, nor ended by pthread_exit(), as CPython before 3.13.8 does. */
+  PYHOLD_DETACH_RELEASED = 0,
+  /* The interpreter does not finalize until the thread is back, so that coming
+   * back always succeeds: for short work that must be finished. */
+  PYHOLD_DETACH_HOLDING = 1
+} pyhold_detach;
+
+/* Detach the calling thread until pyhold_frame_leave() attaches it again. Inside
+ * an ensure of the same interpreter that holds, both ways hold.
  *
  * Attached:  required. On 3.11 with subinterpreters it must be to a state that
  *            is the thread's gilstate, or that pyhold has seen (a view was made
  *            in it); else EDETACHED.
  * Returns:   OK, EDETACHED, ENOMEM;
- *            EFINALIZING  the gate has closed, nothing keeps the interpreter
- *                         for this thread, and it is not the thread that
- *                         finalizes it; or nobody made it known before its
- *                         atexit callbacks ran. The thread stays attached.
+ *            EFINALIZING  nobody made the interpreter known before it was too
+ *                         late; or, HOLDING only, the gate has closed, nothing
+ *                         keeps the interpreter for this thread, and it is not the
+ *                         thread that finalizes it. The thread stays attached.
  * Threads:   any.
- * Blocks:    the first call for an interpreter runs Python code; leaving waits
- *            for the GIL.
+ * Blocks:    leaving waits for the GIL; RELEASED and too late, for ever.
  * Spec:      CPython C API, Py_BEGIN_ALLOW_THREADS.
- * Differs:   that one hangs or ends the thread if the interpreter finalizes
- *            meanwhile. */
-PYHOLD_API PYHOLD_NODISCARD pyhold_status
-pyhold_frame_detach(pyhold_frame **out, const char *file, int line);
+ * Differs:   that one hangs or ends the thread that comes back too late. */
+PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(
+    pyhold_frame **out, pyhold_detach way, const char *file, int line);
 
 /* Undo a frame that was entered with OK. As pyhold_thread_release(); but an
  * exception that is pending when the outermost use of a state that pyhold made
@@ -412,8 +444,11 @@ PYHOLD_API void pyhold_thread_state_detach(pyhold_thread_state *state);
  *            detached. Runs Python destructors. */
 PYHOLD_API void pyhold_thread_state_delete(pyhold_thread_state *state);
 
-/* Have fn(arg) called once, when the gate of the view's interpreter closes: a
- * word to owners of persistent thread states, and of holds, to let go.
+/* Have fn(arg) called once, before the view's interpreter ends: a word to owners
+ * of persistent thread states, and of holds, to let go. It is called when the
+ * interpreter's atexit callbacks run, in the place of the first view or hold among
+ * them (last registered, first called): before older callbacks, which may join the
+ * thread that is to be told. Then, or at the latest when the gate closes.
  *
  * Attached:  not needed. `fn` runs on the finalizing thread, detached; it may
  *            ensure nothing, and should only tell others.

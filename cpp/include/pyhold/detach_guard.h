@@ -6,14 +6,32 @@
 
 namespace pyhold {
 
+// Names the second way of a ThreadStateDetachGuard.
+struct Holding {};
+inline constexpr Holding kHolding{};
+
 // Detaches the calling thread for a scope, and attaches the same thread state
-// again at its end. The interpreter is kept from finalizing meanwhile, so that
-// coming back can never hang, which Py_BEGIN_ALLOW_THREADS does not promise.
+// again at its end. There are two ways:
 //
-// Refused, and still attached, on a thread of Python's own that comes here
-// while its interpreter finalizes: test it before anything that blocks for
-// long. The finalizing thread itself is not refused. A thread that is not
-// attached gets PYHOLD_EDETACHED, and nothing happens.
+//                       ThreadStateDetachGuard g;    g(pyhold::kHolding)
+//   takes the place of  Py_BEGIN_ALLOW_THREADS       the same, where code must
+//                                                    come back
+//   the interpreter     may finalize meanwhile       waits until the scope ends
+//   coming back late    sleeps for good              cannot happen
+//   around              read(), poll(), a queue, a   short work that must be
+//                       join: whatever may block     finished
+//
+// Use the first unless something would be lost: with the second a thread in a long
+// system call keeps the process from ending. Inside a ThreadStateGuard of the same
+// interpreter both hold. Threads of Python's own that are not daemons are joined
+// before the interpreter ends, so they are never late.
+//
+// A thread that is not attached gets PYHOLD_EDETACHED, and nothing happens. With
+// kHolding a daemon thread that comes here after the gate has closed is refused,
+// and stays attached: test the guard. PyErr_Print() may end the process on this
+// thread (SystemExit), which waits for holders; PyErr_WriteUnraisable() does not.
+//
+// Must be left on its thread, while that thread is detached.
 //
 //   {
 //     pyhold::ThreadStateDetachGuard detached;
@@ -27,7 +45,14 @@ class [[nodiscard]] ThreadStateDetachGuard final {
   explicit ThreadStateDetachGuard(const char* file = __builtin_FILE(),
                                   int line = __builtin_LINE()) noexcept
       PYHOLD_TSA_(assert_capability(attached)) PYHOLD_DETACHES
-      : status_(pyhold_frame_detach(&frame_, file, line)) {}
+      : status_(pyhold_frame_detach(&frame_, PYHOLD_DETACH_RELEASED, file,
+                                    line)) {}
+
+  explicit ThreadStateDetachGuard(Holding, const char* file = __builtin_FILE(),
+                                  int line = __builtin_LINE()) noexcept
+      PYHOLD_TSA_(assert_capability(attached)) PYHOLD_DETACHES
+      : status_(pyhold_frame_detach(&frame_, PYHOLD_DETACH_HOLDING, file,
+                                    line)) {}
 
   ThreadStateDetachGuard(const ThreadStateDetachGuard&) = delete;
   ThreadStateDetachGuard& operator=(const ThreadStateDetachGuard&) = delete;

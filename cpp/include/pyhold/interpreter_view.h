@@ -10,8 +10,13 @@
 namespace pyhold {
 
 // Names an interpreter without keeping it alive; asks for holds, and may be
-// refused. Cheap to copy. The thing to store: in a module's state, in a
-// callback, in a static.
+// refused. Cheap to copy. This is what to store: in a module's state, in a
+// callback, in a static pointer.
+//
+// For a view of the whole process use a static pointer that is never deleted, as
+// below. A plain static object is destroyed when the process exits, while detached
+// threads may still use it. Set the pointer while attached: in the module's init
+// function, or as a function's static, because making a view runs no byte code.
 //
 // Thread-safe:       Current(), Main(); const members of one object.
 // Thread-compatible: the rest.
@@ -35,6 +40,15 @@ class [[nodiscard]] InterpreterView final {
   static InterpreterView Main() noexcept {
     pyhold_view* raw;
     pyhold_status status = pyhold_view_main(&raw);
+    return InterpreterView(raw, status);
+  }
+
+  // See pyhold_view_of_thread(): the interpreter that this thread came from; else
+  // that of `fallback`, which may be empty.
+  static InterpreterView OfThisThread(
+      const InterpreterView& fallback) noexcept {
+    pyhold_view* raw;
+    pyhold_status status = pyhold_view_of_thread(fallback.raw_, &raw);
     return InterpreterView(raw, status);
   }
 

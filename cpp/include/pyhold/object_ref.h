@@ -13,9 +13,14 @@ namespace pyhold {
 
 // Owns a reference to a Python object, or none. May be copied, moved and
 // destroyed on any thread at any time: attached or not, inside another
-// interpreter, after its own has ended, in a static's destructor. The last copy
-// gives the reference back at once where the thread is attached; else that is
-// deferred, and blocks nobody: see pyhold_object_free().
+// interpreter, after its own has ended. If the thread is attached to the object's
+// interpreter, the last copy gives the reference back at once, which may run Python
+// destructors. Otherwise pyhold's service thread does it soon, and the last copy
+// blocks nobody: see pyhold_object_free().
+//
+// An ObjectRef for the whole process belongs in a static pointer that is never
+// deleted. A plain static object is destroyed when the process exits, while
+// detached threads may still use it.
 //
 // Thread-safe:       copying and destroying distinct objects, of one object too.
 // Thread-compatible: one ObjectRef used from two threads needs a lock.

@@ -8,17 +8,24 @@
 
 namespace pyhold {
 
-// Owns a thread state of the calling thread, or none: while it exists, every
-// ThreadStateGuard for that interpreter on this thread uses it. Move-only; it
-// may be moved about, but must be destroyed on the thread that made it.
+// Makes values last from call to call: threading.local, context variables and all
+// else that calls leave in a thread state (docs/native_threads.md). Owns a thread
+// state of the calling thread, or none. While it exists, every ThreadStateGuard for
+// that interpreter on this thread uses that state, and does not clear it. Move-only;
+// it may be moved about, but must be destroyed on the thread that made it.
 //
-// For subinterpreters: there each outermost guard makes and deletes a state
-// otherwise. It is a hold then; pyhold_on_close() tells when to let go. States
-// of the main interpreter are kept without it.
+// Without it, guards of the main interpreter keep the state but clear its values.
+// Guards of a subinterpreter make and delete a state in each outermost call, so
+// there it also makes calls cheap. It is a hold on the subinterpreter then;
+// pyhold_on_close() tells when to let go.
+//
+// The destructor clears the values on this thread, which runs Python destructors.
+// If the thread had a state when this was made, that state lives on, cleared.
 //
 //   the thread is, at the destructor            what happens
-//   detached, or attached to another            attached, deleted, as before
-//   inside a guard that uses it                 that guard deletes it
+//   detached, or attached to another            attached, cleared, deleted; then
+//                                               as before
+//   inside a guard that uses it                 the outermost guard does that
 //   in a thread_local destructor                as above; it waits for the GIL,
 //                                               so join this thread detached
 //   alive, the main interpreter closed or gone  nothing: CPython deletes it

@@ -27,9 +27,14 @@ namespace pyhold {
 //
 // Where S throws its errors, it is named, and R is free: PyCallback<int(), S>.
 //
-// A callback holds a reference to its callable, not its interpreter. C++
-// exceptions of `invoke` and `convert` pass through; they reach a caller that is
-// not attached, so they own no Python objects.
+// A callback holds a reference to its callable, not its interpreter. If the last
+// copy ends on a detached thread, pyhold's service thread gives that reference back.
+// C++ exceptions of `invoke` and `convert` pass through; they reach a caller that is
+// not attached, so they must own no Python objects.
+//
+// A callback for the whole process belongs in a static pointer that is never
+// deleted. A plain static object is destroyed when the process exits, while
+// detached threads may still call it.
 //
 // Thread-safe:       calling, copying and destroying; one object called by many
 //                    threads, too. It may be destroyed in a call of itself.

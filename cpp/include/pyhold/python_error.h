@@ -36,8 +36,27 @@ enum class ErrorCode {
 
 // A Python exception, taken off its thread: type, text, a code, and the live
 // exception itself, with its traceback. May be copied and destroyed on any
-// thread at any time. (A traceback keeps the frames it names alive, with their
-// variables.)
+// thread at any time.
+//
+// A raise changes its exception: each frame on the way adds to the traceback,
+// and handlers set a context or a cause, or add notes. So Fetch() remembers
+// __traceback__, __context__, __cause__, __suppress_context__ and __notes__, and
+// each Restore() puts them back before it raises the exception. Restore() leaves
+// __context__ empty if it would lead back to the exception. Everything else, such
+// as an attribute that a handler sets, stays as it is.
+//
+// A traceback keeps its frames alive, with their variables: the frames that
+// Fetch() saw until the last copy is destroyed, those of the last raise until the
+// next Restore(). To free the latter at once, set __traceback__ to None after
+// handling the exception.
+//
+// Thread-safe:       const calls on one object; copying it; destroying copies.
+// Thread-compatible: assigning to one object.
+//
+// Copies share the exception object. If two threads raise it at once, both get
+// that one object: its traceback may mix the entries of both raises, or lack
+// some, until the next Restore(). Free-threaded CPython 3.13 does not lock
+// exceptions, and may crash then; 3.14 locks them.
 class PythonError final {
  public:
   // Takes the pending exception of the thread, which has none then. If there
@@ -57,6 +76,8 @@ class PythonError final {
 #endif
     PythonError error;
     if (exception == nullptr) return error;
+    // First, because the calls below run Python code.
+    error.fetched_ = ObjectRef::Steal(view, Remember(exception));
     error.code_ = CodeOf(exception);
     error.message_ = Describe(exception);
     error.exception_ = ObjectRef::Steal(view, exception);
@@ -73,16 +94,24 @@ class PythonError final {
   // Empty if there was no memory for it.
   const ObjectRef& exception() const noexcept { return exception_; }
 
-  // Raises it again: it is the thread's pending exception then, instead of any
-  // other. Attached: required. EDETACHED; EMISUSE on another interpreter than
-  // its own; what exception() has, if that is empty.
+  // Raises the exception again, as Fetch() saw it: it is the thread's pending
+  // exception then, instead of any other. Runs Python code: destructors of what
+  // the last raise, or the replaced exception, kept alive. If there was no memory
+  // to remember what Fetch() saw, the exception is raised as it is.
+  // Attached: required. EDETACHED; EMISUSE on another interpreter than its own;
+  // what exception() has, if that is empty. A failure leaves what is pending.
   pyhold_status Restore() const {
     if (!exception_) return exception_.status();
     if (!exception_.view().is_attached()) {
       pyhold_status status = InterpreterView::Current().status();
       return status == PYHOLD_EDETACHED ? status : PYHOLD_EMISUSE;
     }
+    // New references, because a destructor that runs below may destroy *this.
     PyObject* exception = exception_.NewRef();
+    PyObject* fetched = fetched_.NewRef();
+    PyErr_Clear();
+    if (fetched != nullptr) PutBack(exception, fetched);
+    Py_XDECREF(fetched);
 #if PY_VERSION_HEX >= 0x030C0000
     PyErr_SetRaisedException(exception);
 #else
@@ -186,9 +215,95 @@ class PythonError final {
     return text.empty() ? name : name + ": " + text;
   }
 
+  // What Restore() puts back, as a tuple with None for what is absent; NULL if
+  // there is no memory.
+  enum { kTraceback, kContext, kCause, kSuppressContext, kNotes };
+  static PyObject* Remember(PyObject* exception) {
+    const auto or_none = [](PyObject* owned) {
+      return owned != nullptr ? owned : Py_NewRef(Py_None);
+    };
+    PyObject* fetched =
+        Py_BuildValue("(NNNNN)", or_none(PyException_GetTraceback(exception)),
+                      or_none(PyException_GetContext(exception)),
+                      or_none(PyException_GetCause(exception)),
+                      or_none(Get(exception, "__suppress_context__")),
+                      or_none(CopyIfList(Get(exception, "__notes__"))));
+    PyErr_Clear();
+    return fetched;
+  }
+
+  static void PutBack(PyObject* exception, PyObject* fetched) {
+    const auto item = [fetched](int i) {
+      PyObject* value = PyTuple_GET_ITEM(fetched, i);
+      return value != Py_None ? Py_NewRef(value) : nullptr;
+    };
+    // This frees the frames of the last raise. A destructor may raise the
+    // exception meanwhile, so the traceback is put back last.
+    PyException_SetTraceback(exception, Py_None);
+    PyObject* context = item(kContext);
+    if (context != nullptr && HasInContexts(context, exception))
+      Py_CLEAR(context);
+    PyException_SetContext(exception, context);
+    PyException_SetCause(exception, item(kCause));  // suppresses the context
+    Set(exception, "__suppress_context__", item(kSuppressContext));
+    // A copy each time, because add_note() appends to the list.
+    Set(exception, "__notes__", CopyIfList(item(kNotes)));
+    PyException_SetTraceback(exception, PyTuple_GET_ITEM(fetched, kTraceback));
+  }
+
+  // The attribute, or NULL. Does not call the class's own __getattribute__.
+  static PyObject* Get(PyObject* exception, const char* name) {
+    PyObject* key = PyUnicode_InternFromString(name);
+    PyObject* value =
+        key != nullptr ? PyObject_GenericGetAttr(exception, key) : nullptr;
+    Py_XDECREF(key);
+    PyErr_Clear();
+    return value;
+  }
+
+  // Takes over `value`; NULL deletes the attribute. Does not call the class's
+  // own __setattr__.
+  static void Set(PyObject* exception, const char* name, PyObject* value) {
+    PyObject* key = PyUnicode_InternFromString(name);
+    if (key != nullptr) PyObject_GenericSetAttr(exception, key, value);
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+    PyErr_Clear();
+  }
+
+  // Takes over `value`.
+  static PyObject* CopyIfList(PyObject* value) {
+    if (value == nullptr || !PyList_Check(value)) return value;
+    PyObject* copy = PyList_GetSlice(value, 0, PyList_GET_SIZE(value));
+    Py_DECREF(value);
+    PyErr_Clear();
+    return copy;
+  }
+
+  // Whether the chain of contexts that begins with `first` leads to `exception`,
+  // as it does after somebody raised `first` while handling `exception`. With
+  // `first` as its context again, the chain would be a ring, and
+  // contextlib.ExitStack follows a chain to its end.
+  static bool HasInContexts(PyObject* first, PyObject* exception) {
+    PyObject* at = Py_NewRef(first);
+    // Brent's algorithm: ends even if the chain has a ring already.
+    const PyObject* mark = nullptr;
+    for (unsigned long steps = 1, next_mark = 1;
+         at != nullptr && at != exception && at != mark; ++steps) {
+      if (steps == next_mark) {
+        mark = at;
+        next_mark *= 2;
+      }
+      Py_SETREF(at, PyException_GetContext(at));
+    }
+    Py_XDECREF(at);
+    return at == exception;
+  }
+
   ErrorCode code_ = ErrorCode::kOk;
   std::string message_;
   ObjectRef exception_;
+  ObjectRef fetched_;  // see Remember()
 };
 
 }  // namespace pyhold

@@ -21,17 +21,26 @@ namespace pyhold {
 //   attached to J              a state of I            attached to J's
 //   anything, refused          unchanged               unchanged
 //
-// (*) The state is kept for the thread's next guard, or deleted: see
-// pyhold_keep.
+// (*) The thread keeps the state itself for its next guard, or the guard deletes
+// it: see pyhold_keep. The values in it do not last either way: when the thread's
+// outermost guard ends, it clears threading.local, context variables and the like
+// (docs/native_threads.md). A PersistentThreadState makes them last.
 //
-// An exception that is pending at its end, in a state that the guard made or that
-// was kept, goes to sys.unraisablehook: the thread's next guard starts without it.
+// An exception that is pending when the outermost guard ends goes to
+// sys.unraisablehook, so the thread's next guard starts without it.
 //
-// Not for waiting: other Python threads stand still while it is attached. Put
-// a ThreadStateDetachGuard around whatever blocks.
+// The constructor runs no destructors of other threads' objects, so the caller may
+// hold a lock. (Two exceptions: pyhold_set_service_thread(), and values that
+// PyGILState_Ensure left on this thread.) The destructor clears what the call left,
+// which runs Python destructors: release locks that they need before it.
 //
-// A guard belongs to its thread and its scope: guards are left in the opposite
-// order of their making, else pyhold ends the process with a message.
+// Don't block while attached: no other Python thread can run. Put a
+// ThreadStateDetachGuard around whatever blocks.
+//
+// A guard must be left on its thread. Guards of one interpreter that nest may be
+// left in any order, as greenlets, fibers and coroutines do. A guard that attached
+// a thread state must be left while that state is attached; otherwise pyhold ends
+// the process with a message.
 //
 //   pyhold::ThreadStateGuard guard(view);
 //   if (!guard) return guard.status();  // PYHOLD_EFINALIZING, mostly

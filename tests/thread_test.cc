@@ -1,8 +1,12 @@
 // Ensure and release over the fake port, where every failure can be had. Under
 // ThreadSanitizer too. What needs Python is in ensure_test.cc.
+#include <dirent.h>
+
 #include <atomic>
+#include <fstream>
 #include <future>
 #include <optional>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -24,6 +28,20 @@ static_assert(!std::is_move_constructible_v<ThreadStateDetachGuard>);
 static_assert(std::is_nothrow_move_constructible_v<InterpreterRef>);
 static_assert(std::is_nothrow_copy_constructible_v<InterpreterView>);
 static_assert(!std::is_convertible_v<InterpreterRef, bool>);
+
+bool HasServiceThread() {
+  bool found = false;
+  DIR* tasks = opendir("/proc/self/task");
+  while (const dirent* entry = readdir(tasks)) {
+    std::string name;
+    std::ifstream comm(std::string("/proc/self/task/") + entry->d_name +
+                       "/comm");
+    std::getline(comm, name);
+    found = found || name == "pyhold";
+  }
+  closedir(tasks);
+  return found;
+}
 
 class ThreadTest : public testing::Test {
  protected:
@@ -133,7 +151,9 @@ TEST_F(ThreadTest, DestructorsOfADeletedStateMayEnsure) {
   EXPECT_EQ(fake_state_count(main_), 1);
 }
 
-TEST_F(ThreadTest, KeptStateIsDeletedAfterItsThread) {
+TEST_F(ThreadTest, KeptStateIsDeletedByTheNextThreadThatMakesOne) {
+  pyhold_set_service_thread(false);  // else that one does
+  while (HasServiceThread()) std::this_thread::yield();
   for (int i = 0; i < 5; ++i) {
     std::thread([&] {
       _ts* state = nullptr;
@@ -141,12 +161,12 @@ TEST_F(ThreadTest, KeptStateIsDeletedAfterItsThread) {
         ThreadStateGuard guard(view_);
         if (call == 0) state = fake_current();
         EXPECT_EQ(fake_current(), state);
-        // This one's, the main thread's; the last one's, and the service thread's
-        // while it deletes that.
-        EXPECT_LE(fake_state_count(main_), 4);
+        EXPECT_EQ(fake_state_count(main_), 2);
       }
     }).join();
+    EXPECT_EQ(fake_state_count(main_), 2);
   }
+  pyhold_set_service_thread(true);
 }
 
 TEST_F(ThreadTest, WithoutAGilAnExitingThreadDeletesItsOwnState) {
@@ -381,6 +401,38 @@ TEST_F(ThreadTest, ObjectsAreFreedWhileTheGateCloses) {
     EXPECT_EQ(fake_object_count(sub),
               static_cast<int>(pyhold_deferred_leaked() - leaked));
   }
+}
+
+// The main interpreter ends those that are left, without attaching to them: what
+// is deferred there is run with `false`, and nobody waits for it any more.
+TEST(ThreadLeftOverTest, WhatIsDeferredToALeftOverInterpreterIsGivenUp) {
+  pyhold_set_service_thread(false);
+  _is* main = fake_interp_begin(true);
+  InterpreterView main_view = InterpreterView::Current();
+  _ts* main_state = fake_current();
+  fake_interp_begin(false);
+  InterpreterView sub_view = InterpreterView::Current();
+  fake_save();
+  fake_restore(main_state);
+  static int runs, late;
+  auto run = [](pyhold_deferred*, bool attached) {
+    ++runs;
+    if (!attached) ++late;
+  };
+  const std::uint64_t leaked = pyhold_deferred_leaked();
+  pyhold_deferred nodes[3] = {{nullptr, run}, {nullptr, run}, {nullptr, run}};
+  pyhold_defer(sub_view.raw(), &nodes[0]);
+  pyhold_defer(sub_view.raw(), &nodes[1]);
+  pyhold_defer(main_view.raw(), &nodes[2]);
+  EXPECT_EQ(pyhold_deferred_count(sub_view.raw()), 2u);
+  fake_interp_end(main);
+  EXPECT_EQ(runs, 3);
+  EXPECT_EQ(late, 2);
+  EXPECT_EQ(pyhold_deferred_leaked() - leaked, 2u);
+  EXPECT_EQ(pyhold_deferred_count(sub_view.raw()), 0u);
+  EXPECT_EQ(pyhold_deferred_count(main_view.raw()), 0u);
+  EXPECT_EQ(pyhold_deferred_wait(sub_view.raw(), 0), PYHOLD_OK);
+  pyhold_set_service_thread(true);
 }
 
 // Threads call once and go, leaving states and taking away others', while the

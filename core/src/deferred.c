@@ -2,6 +2,9 @@
 
 #include <stddef.h>
 
+/* How long an end runs what comes meanwhile. */
+#define END_MS 200
+
 static pyhold_deferred ended; /* a list that takes no more */
 #define ENDED (&ended)
 
@@ -57,10 +60,13 @@ static pyhold_deferred *take(struct record *r) {
   return first != ENDED ? reversed(first) : NULL;
 }
 
-static void done(struct record *r) {
+static void run_one(struct record *r, pyhold_deferred *node) {
+  node->run(node, /*attached=*/true);
+  ph_port_report_deferred_error();
   /* release: who waits for zero sees what was run. */
-  if (atomic_fetch_sub_explicit(&r->deferred_count, 1, memory_order_release) ==
-      1) {
+  uint64_t count =
+      atomic_fetch_sub_explicit(&r->deferred_count, 1, memory_order_release);
+  if (count == 1) {
     ph_lock();
     ph_wake(); /* pyhold_deferred_wait() */
     ph_unlock();
@@ -74,9 +80,7 @@ bool ph_deferred_run(struct record *r, int64_t budget_ms) {
     do {
       pyhold_deferred *node = first;
       first = node->next;
-      node->run(node, /*attached=*/true);
-      ph_port_report_deferred_error();
-      done(r);
+      run_one(r, node);
     } while (first != NULL && ph_now_ms() <= until_ms);
     if (first == NULL) continue;
     pyhold_deferred *last = first;
@@ -101,29 +105,8 @@ bool ph_deferred_is_any(struct record *r) {
   return is_any;
 }
 
-void ph_deferred_end(struct record *r) {
-  pyhold_deferred *none;
-  do {
-    while (ph_deferred_run(r, INT64_MAX / 2)) {
-    }
-    none = NULL;
-    /* relaxed: nothing comes with an empty list. */
-  } while (!atomic_compare_exchange_strong_explicit(&r->deferred, &none, ENDED,
-                                                    memory_order_relaxed,
-                                                    memory_order_relaxed) &&
-           none != ENDED);
-}
-
-void ph_deferred_after_fork(struct record *r) {
-  uint64_t count = 0;
-  pyhold_deferred *node =
-      atomic_load_explicit(&r->deferred, memory_order_relaxed);
-  for (; node != NULL && node != ENDED; node = node->next) ++count;
-  for (node = r->deferred_rest; node != NULL; node = node->next) ++count;
-  atomic_store_explicit(&r->deferred_count, count, memory_order_relaxed);
-}
-
-pyhold_deferred *ph_deferred_give_up(struct record *r) {
+/* End the list, and take all of it, oldest first. Requires: the lock. */
+static pyhold_deferred *close_list(struct record *r) {
   /* acquire: [P4]. */
   pyhold_deferred *first =
       atomic_exchange_explicit(&r->deferred, ENDED, memory_order_acquire);
@@ -137,6 +120,41 @@ pyhold_deferred *ph_deferred_give_up(struct record *r) {
   return rest;
 }
 
+void ph_deferred_end(struct record *r) {
+  /* What runs may defer more, which runs, too. But threads may push faster than
+   * it is run here: so this is not tried for ever. */
+  const int64_t until_ms = ph_now_ms() + END_MS;
+  pyhold_deferred *none;
+  do {
+    int64_t left_ms = until_ms - ph_now_ms();
+    if (left_ms < 0 || ph_deferred_run(r, left_ms)) break;
+    none = NULL;
+    /* relaxed: nothing comes with an empty list. */
+  } while (!atomic_compare_exchange_strong_explicit(&r->deferred, &none, ENDED,
+                                                    memory_order_relaxed,
+                                                    memory_order_relaxed) &&
+           none != ENDED);
+  ph_lock();
+  pyhold_deferred *rest = close_list(r);
+  ph_unlock();
+  while (rest != NULL) {
+    pyhold_deferred *node = rest;
+    rest = node->next;
+    run_one(r, node);
+  }
+}
+
+pyhold_deferred *ph_deferred_give_up(struct record *r) {
+  pyhold_deferred *first = close_list(r);
+  uint64_t count = 0;
+  for (pyhold_deferred *node = first; node != NULL; node = node->next) ++count;
+  if (count == 0) return NULL;
+  /* relaxed: nothing of it was run. */
+  atomic_fetch_sub_explicit(&r->deferred_count, count, memory_order_relaxed);
+  ph_wake(); /* as in run_one() */
+  return first;
+}
+
 void ph_deferred_run_late(pyhold_deferred *first) {
   while (first != NULL) {
     pyhold_deferred *node = first;
@@ -145,6 +163,15 @@ void ph_deferred_run_late(pyhold_deferred *first) {
     atomic_fetch_add_explicit(&leaked, 1, memory_order_relaxed);
     node->run(node, /*attached=*/false);
   }
+}
+
+void ph_deferred_after_fork(struct record *r) {
+  uint64_t count = 0;
+  pyhold_deferred *node =
+      atomic_load_explicit(&r->deferred, memory_order_relaxed);
+  for (; node != NULL && node != ENDED; node = node->next) ++count;
+  for (node = r->deferred_rest; node != NULL; node = node->next) ++count;
+  atomic_store_explicit(&r->deferred_count, count, memory_order_relaxed);
 }
 
 uint64_t pyhold_deferred_leaked(void) {

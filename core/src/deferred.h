@@ -42,7 +42,8 @@ bool ph_deferred_run(struct record *record, int64_t budget_ms);
 /* Whether there are any to run. Threads: any. */
 bool ph_deferred_is_any(struct record *record);
 
-/* Run them all, and end the list. Requires: as ph_deferred_run(). */
+/* Run all that is pushed before, and end the list; what comes meanwhile, too, if
+ * it does not come without end. Requires: as ph_deferred_run(). */
 void ph_deferred_end(struct record *record);
 
 /* In a child of fork(): count anew. Requires: the lock. */

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <time.h>
 
 #include "deferred.h"
 #include "thread.h"
@@ -95,7 +96,16 @@ static enum outcome work(struct record *r) {
   return ph_registry_has_orphans(r, /*exited=*/false) ? LATER : DONE;
 }
 
+/* Requires: attached. */
+static bool has_error(void) {
+  port_state *maybe;
+  port_state *state = ph_port_current(&maybe);
+  return ph_port_has_error(state != NULL ? state : maybe);
+}
+
 void ph_service_help_now(struct record *r) {
+  /* It is the caller's: destructors are not to meet it, nor to lose it. */
+  if (has_error()) return;
   atomic_store_explicit(&r->gate.help_wanted, false, memory_order_relaxed);
   ph_registry_register_again(r);
   ph_registry_reclaim(r, /*unclean_too=*/true);
@@ -152,6 +162,10 @@ static void *serve(void *unused) {
 
 /* --- Starting it --- */
 
+/* What an instruction of the thread itself raises. (Blocked, it ends the process
+ * without a word.) */
+static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+
 static bool start(void) {
   pthread_attr_t attr;
   if (pthread_attr_init(&attr) != 0) return false;
@@ -160,9 +174,12 @@ static bool start(void) {
     (void)pthread_attr_setstacksize(&attr, STACK_BYTES); /* it runs Python */
   /* Not that of the thread which brings the work. */
   (void)pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
-  /* Signals are for the application's threads: it starts with none. */
+  /* Signals are for the application's threads: it starts with none, but those
+   * of its own faults, so that crash handlers run. */
   sigset_t all, before;
   sigfillset(&all);
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; ++i)
+    sigdelset(&all, faults[i]);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   bool started = pthread_create(&thread, &attr, serve, NULL) == 0;
   pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -200,7 +217,15 @@ void pyhold_set_service_thread(bool allowed) {
 static void before_fork(void) {
   ph_lock();
   /* A thread that runs Python, or waits for the GIL, which the caller may have,
-   * cannot be waited for. */
+   * cannot be waited for. But most often it has just done its work, and is about
+   * to wait: it gets a moment. */
+  for (int i = 0; i < 20 && running && !waiting; ++i) {
+    if (pthread_equal(thread, pthread_self())) break; /* it forks itself */
+    ph_unlock();
+    const struct timespec pause = {.tv_nsec = 100000};
+    nanosleep(&pause, NULL);
+    ph_lock();
+  }
   if (running && waiting) {
     stopping = true;
     ph_wake_for_work();
@@ -209,10 +234,12 @@ static void before_fork(void) {
     ph_lock();
     stopping = false;
     give_to_helpers();
-  } else if (!running && thread_id != 0) {
-    /* It ended by itself, but the kernel may count it for a moment. */
+  }
+  /* It has ended, but the kernel may count it for a moment, even if joined. */
+  if (!running && thread_id != 0) {
     for (int i = 0; i < 1000 && !ph_thread_is_gone(thread_id); ++i)
       sched_yield();
+    thread_id = 0;
   }
 }
 

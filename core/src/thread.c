@@ -740,6 +740,8 @@ pyhold_status pyhold_frame_detach(pyhold_frame **out, pyhold_detach way,
   bool holds = way == PYHOLD_DETACH_HOLDING && protect(slot, ASK, file, line);
   if (way == PYHOLD_DETACH_HOLDING && !holds && !finalizes(slot))
     return PYHOLD_EFINALIZING;
+  if (!is_active(slot)) /* for a message, if it is left where it must not be */
+    note_place(slot, file, line, SINCE_BEFORE_CLOSE);
   struct pyhold_frame *frame = push_frame(t, slot);
   frame->restore = attached;
   frame->flags |= DETACHED;
@@ -806,8 +808,9 @@ static inline void leave_outermost(pyhold_frame *handle,
                                    enum left_error error) {
   port_state *state = slot->quick;
   int *users;
-  if (state == NULL || is_closed(slot->record) || slot->ensures != 1 ||
-      slot->leans != 0 || slot->daemons != 0 || slot->counted ||
+  if (state == NULL || is_closed(slot->record) || !ph_port_is_attached(state) ||
+      slot->ensures != 1 || slot->leans != 0 || slot->daemons != 0 ||
+      slot->counted ||
       (state == slot->state && !slot->keep && slot->persistent == 0) ||
       (users = ph_port_users(state),
        *users == PH_KEPT + 1 && !ph_port_is_clean(state))) {

@@ -12,6 +12,7 @@
 #include "pyhold/interpreter_view.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 // Owns a Py_buffer, or none: memory that a Python object exports. May be copied,
 // moved, read and destroyed on any thread at any time: attached or not, inside
@@ -139,6 +140,7 @@ class [[nodiscard]] BufferRef final {
   pyhold_status status_ = PYHOLD_EMISUSE;
 };
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_BUFFER_REF_H_

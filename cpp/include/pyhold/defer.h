@@ -9,6 +9,7 @@
 #include "pyhold/interpreter_view.h"
 
 namespace pyhold {
+inline namespace PYHOLD_ABI {
 
 namespace internal {
 
@@ -65,6 +66,7 @@ template <typename F>
   return PYHOLD_OK;
 }
 
+}  // namespace PYHOLD_ABI
 }  // namespace pyhold
 
 #endif  // PYHOLD_DEFER_H_

@@ -113,6 +113,29 @@ probe_two.await_calls(100)
               HasSubstr(std::string("probe_two") + kEightRefused));
 }
 
+// A thread inside a guard of one copy, which that copy's gate waits for, calls into
+// a module whose copy has closed already.
+TEST(ExtensionTest, CopyThatClosedFirstLetsInWhatAnotherHolds) {
+  for (const char* order : {"import probe_one as a, probe_two as b",
+                            "import probe_two as a, probe_one as b"}) {
+    ChildResult result = RunScript(std::string(order) + R"(
+import os
+inside = []
+def callback(write=os.write):
+    inside.append(1)
+    # Whichever of the two closes first: the other waits for this call.
+    while a.is_open() and b.is_open(): pass
+    called = []
+    granted = a.nest(lambda: called.append(1)), b.nest(lambda: called.append(1))
+    write(1, b'granted %d %d, called %d\n' % (granted + (len(called),)))
+b.start(callback, 1)
+while not inside: pass
+)");
+    EXPECT_EQ(result, Clean());
+    EXPECT_THAT(result.output, HasSubstr("granted 2 2, called 4")) << order;
+  }
+}
+
 TEST(ExtensionTest, PythonThreadsAndNativeThreadsTogether) {
   ChildResult result = RunScript(R"(
 import probe_one, threading

@@ -155,6 +155,10 @@ void *ph_port_cookie(port_interp *interp);
  * a thread was faster; NULL: no memory. */
 void *ph_port_cookie_set(port_interp *interp, void *cookie);
 
+/* What all copies of pyhold share in the interpreter, under a name of theirs.
+ * Returns what is there then: `mine`, or another copy's; NULL: no memory. */
+void *ph_port_shared(port_interp *interp, const char *name, void *mine);
+
 /* Register the gate: ph_registry_callbacks_run(cookie) is called with the
  * interpreter's atexit callbacks, ph_registry_finalize(cookie) after the last of
  * them; ph_registry_gate_lost(cookie), if somebody takes the gate out of atexit.

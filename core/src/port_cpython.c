@@ -379,6 +379,23 @@ void *ph_port_cookie_set(port_interp *interp, void *cookie) {
   return winner;
 }
 
+void *ph_port_shared(port_interp *interp, const char *name, void *mine) {
+  error_state error = error_put_aside();
+  PyObject *dict = PyInterpreterState_GetDict(interp);
+  PyObject *key = PyUnicode_FromString(name);
+  PyObject *capsule = PyCapsule_New(mine, "pyhold copies", NULL);
+  void *shared = NULL;
+  if (dict != NULL && key != NULL && capsule != NULL) {
+    PyObject *kept = PyDict_SetDefault(dict, key, capsule); /* borrowed */
+    if (kept != NULL) shared = PyCapsule_GetPointer(kept, "pyhold copies");
+  }
+  Py_XDECREF(capsule);
+  Py_XDECREF(key);
+  PyErr_Clear();
+  error_put_back(error);
+  return shared;
+}
+
 /* --- The gate's place in atexit ---
  *
  * CPython runs all callbacks, newest first, and then drops their arguments, before

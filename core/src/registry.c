@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "copies.h"
 #include "deferred.h"
 #include "service.h"
 
@@ -67,6 +68,7 @@ void ph_record_unref(struct record *r) {
   /* acq_rel: whoever frees comes after all other users. */
   if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) return;
   assert(r->gate.slots == NULL);
+  ph_copies_leave(r);
   while (r->orphans != NULL) { /* CPython had their states */
     struct pyhold_slot *orphan = r->orphans;
     r->orphans = orphan->next;
@@ -166,7 +168,8 @@ static struct record *adopt_new(port_interp *interp, pyhold_status *status) {
   ph_unlock();
 
   stay_loaded();
-  struct record *winner = ph_port_cookie_set(interp, r);
+  struct record *winner =
+      ph_copies_join(r) ? ph_port_cookie_set(interp, r) : NULL;
   if (winner == r) return r;
   /* Another thread was first, or there is no memory. Nobody saw ours, but the
    * end of the main interpreter, which may have taken it out of the list. */

@@ -31,6 +31,9 @@ struct record {
   int64_t id;
   bool is_main;
 
+  struct pyhold_copies_v1 *copies; /* see copies.h; a reference */
+  struct pyhold_copy_v1 *copy;     /* this one's entry there */
+
   atomic_uint refs;
   atomic_bool registered;    /* atexit has the gate */
   atomic_bool ready;         /* the same, and it was not too late */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "copies.h"
 #include "service.h"
 
 /* What is to be undone, where a handle of a slot does not tell it all. */
@@ -608,7 +609,9 @@ static pyhold_status attach(struct thread *t, struct pyhold_slot *slot,
   }
   /* Dead and protected: the wait was given up, or this thread ended the
    * interpreter inside a guard of its own. */
-  if (is_dead(r) && !(has_last_word(slot) && detached_state(t, slot) != NULL))
+  if (is_dead(r) &&
+      !((has_last_word(slot) && detached_state(t, slot) != NULL) ||
+        (leans && ph_copies_hold(r))))
     return PYHOLD_EFINALIZING;
 
   if (t->gone != NULL && ph_port_gilstate() == t->gone)
@@ -658,7 +661,7 @@ NOINLINE static pyhold_status enter_slowly(pyhold_frame **out, struct record *r,
   struct pyhold_slot *slot = slot_for(t, r);
   if (slot == NULL) return PYHOLD_ENOMEM;
   if (entry != LEANING && !protect(slot, entry, file, line)) {
-    if (!has_last_word(slot)) return PYHOLD_EFINALIZING;
+    if (!has_last_word(slot) && !ph_copies_hold(r)) return PYHOLD_EFINALIZING;
     entry = LEANING;
   }
   const bool is_outermost = slot->ensures + slot->leans == 0;
@@ -685,7 +688,8 @@ NOINLINE static pyhold_status enter_outermost(pyhold_frame **out,
   /* The clock would be a third of what this costs without a GIL. */
   note_place(slot, file, line, SINCE_BEFORE_CLOSE);
   if (!ph_slot_enter(&r->gate, slot)) {
-    if (slot->leans == 0 && !finalizes(slot)) return PYHOLD_EFINALIZING;
+    if (slot->leans == 0 && !finalizes(slot) && !ph_copies_are_several(r))
+      return PYHOLD_EFINALIZING;
     return enter_slowly(out, r, file, line, entry, keep);
   }
   /* Only now is the state there for sure. */
@@ -1032,6 +1036,15 @@ pyhold_deferred *ph_thread_after_fork(void) {
     }
   }
   return late;
+}
+
+/* --- Other copies of pyhold --- */
+
+bool ph_thread_holds(const struct pyhold_copy_v1 *copy) {
+  for (struct pyhold_slot *s = self.slots; s != NULL; s = s->next_of_thread)
+    if (s->record->copy == copy && is_active(s) && !is_dead(s->record))
+      return true;
+  return false;
 }
 
 /* --- Where this thread was --- */

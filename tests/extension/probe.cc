@@ -84,6 +84,32 @@ PyObject* AwaitCalls(PyObject*, PyObject* arg) {
   Py_RETURN_NONE;
 }
 
+// is_open(): whether the gate of this copy of pyhold is.
+PyObject* IsOpen(PyObject* module, PyObject*) {
+  return PyBool_FromLong(bool(GetState(module)->view.Hold()));
+}
+
+// nest(callback): calls it in a guard, attached or, the second time, detached
+// around it. How many of the two were granted.
+PyObject* Nest(PyObject* module, PyObject* callback) {
+  const pyhold::InterpreterView view = GetState(module)->view;
+  long granted = 0;
+  auto call = [&] {
+    pyhold::ThreadStateGuard guard(view);
+    if (!guard) return;
+    PyObject* result = PyObject_CallNoArgs(callback);
+    if (result == nullptr) PyErr_Print();
+    Py_XDECREF(result);
+    ++granted;
+  };
+  call();
+  {
+    pyhold::ThreadStateDetachGuard detached;
+    call();
+  }
+  return PyLong_FromLong(granted);
+}
+
 // interpreter_id(): of the interpreter that imported the module.
 PyObject* InterpreterId(PyObject* module, PyObject*) {
   return PyLong_FromLongLong(GetState(module)->view.id());
@@ -92,6 +118,8 @@ PyObject* InterpreterId(PyObject* module, PyObject*) {
 PyMethodDef methods[] = {
     {"start", Start, METH_VARARGS, nullptr},
     {"await_calls", AwaitCalls, METH_O, nullptr},
+    {"is_open", IsOpen, METH_NOARGS, nullptr},
+    {"nest", Nest, METH_O, nullptr},
     {"interpreter_id", InterpreterId, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 

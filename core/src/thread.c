@@ -573,14 +573,14 @@ static void restore(struct pyhold_frame *frame) {
       (frame->flags & DETACHED) ? frame->slot : frame->restore_slot;
   if (slot != NULL && is_dead(slot->record) && !(frame->flags & FINALIZER)) {
     if (finalizes(slot) || (frame->flags & REBINDS)) return;
-    sleep_for_good();
+    if (!ph_copies_hold(slot->record)) sleep_for_good();
   }
   /* Held by nobody: so hold it here, until it is attached. */
   bool takes = (frame->flags & (DETACHED | COUNTS | FINALIZER)) == DETACHED &&
                !is_active(slot);
   if (takes && !ph_slot_enter(&slot->record->gate, frame->slot) &&
       !come_in_late(frame->slot)) {
-    if (!finalizes(slot)) sleep_for_good();
+    if (!finalizes(slot) && !ph_copies_hold(slot->record)) sleep_for_good();
     takes = false;
   }
   ph_port_attach(frame->restore);

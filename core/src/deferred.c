@@ -2,6 +2,8 @@
 
 #include <stddef.h>
 
+#include "thread.h"
+
 static pyhold_deferred ended; /* a list that takes no more */
 #define ENDED (&ended)
 
@@ -67,7 +69,14 @@ static void done(struct record *r) {
   }
 }
 
+static uint64_t length(const pyhold_deferred *node) {
+  uint64_t nodes = 0;
+  for (; node != NULL && node != ENDED; node = node->next) ++nodes;
+  return nodes;
+}
+
 bool ph_deferred_run(struct record *r, int64_t budget_ms) {
+  unsigned forks = ph_forks;
   const int64_t until_ms = ph_now_ms() + budget_ms;
   pyhold_deferred *first;
   while ((first = take(r)) != NULL) {
@@ -76,6 +85,13 @@ bool ph_deferred_run(struct record *r, int64_t budget_ms) {
       first = node->next;
       node->run(node, /*attached=*/true);
       ph_port_report_deferred_error();
+      if (forks != ph_forks) {
+        /* This is a child, forked by `run`: ph_deferred_after_fork() could not
+         * see what was taken. */
+        forks = ph_forks;
+        atomic_fetch_add_explicit(&r->deferred_count, 1 + length(first),
+                                  memory_order_relaxed);
+      }
       done(r);
     } while (first != NULL && ph_now_ms() <= until_ms);
     if (first == NULL) continue;
@@ -115,12 +131,12 @@ void ph_deferred_end(struct record *r) {
 }
 
 void ph_deferred_after_fork(struct record *r) {
-  uint64_t count = 0;
-  pyhold_deferred *node =
-      atomic_load_explicit(&r->deferred, memory_order_relaxed);
-  for (; node != NULL && node != ENDED; node = node->next) ++count;
-  for (node = r->deferred_rest; node != NULL; node = node->next) ++count;
-  atomic_store_explicit(&r->deferred_count, count, memory_order_relaxed);
+  /* relaxed, both: there is no other thread. */
+  atomic_store_explicit(
+      &r->deferred_count,
+      length(atomic_load_explicit(&r->deferred, memory_order_relaxed)) +
+          length(r->deferred_rest),
+      memory_order_relaxed);
 }
 
 pyhold_deferred *ph_deferred_give_up(struct record *r) {

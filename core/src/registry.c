@@ -779,6 +779,8 @@ static void after_fork(struct record *r, const void *self) {
     r->close_calls = call->next;
     free(call);
   }
+  /* They count no more, but may still be used: the record is kept for them. */
+  if (ph_gate_holds(&r->gate) > 0) ph_record_ref(r);
   ph_gate_forget_holds(&r->gate);
   atomic_store_explicit(&r->finalizing_thread_id, 0, memory_order_relaxed);
   ph_deferred_after_fork(r);
@@ -804,5 +806,6 @@ pyhold_deferred *ph_registry_after_fork(const void *self) {
 void pyhold_set_wait_policy(const pyhold_wait_policy *p) {
   ph_lock();
   policy = p != NULL ? *p : (pyhold_wait_policy){0};
+  ph_wake(); /* a waiter may have slept with the old one's limit in mind */
   ph_unlock();
 }

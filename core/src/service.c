@@ -116,8 +116,9 @@ static void *serve(void *unused) {
   ph_name_this_thread("pyhold");
   int64_t retry_ms = FIRST_RETRY_MS;
   ph_lock();
-  thread_id = ph_this_thread_id();
-  while (!stopping) {
+  const int64_t own_id = thread_id = ph_this_thread_id();
+  /* Another: what it ran forked, and in the child this is no service thread. */
+  while (!stopping && thread_id == own_id) {
     struct record *r = pop(&queue);
     if (r == NULL && later.first != NULL) {
       wait_for_work(retry_ms);
@@ -146,7 +147,10 @@ static void *serve(void *unused) {
     }
   }
   if (!stopping) pthread_detach(pthread_self()); /* else it is joined */
-  running = false;
+  if (thread_id == own_id)
+    running = false;
+  else
+    give_to_helpers();
   ph_unlock();
   return unused;
 }
@@ -210,8 +214,9 @@ static void before_fork(void) {
     ph_lock();
     stopping = false;
     give_to_helpers();
-  } else if (!running && thread_id != 0) {
-    /* It ended by itself, but the kernel may count it for a moment. */
+  }
+  if (!running && thread_id != 0) {
+    /* The kernel may count it for a moment, also when it was joined. */
     for (int i = 0; i < 1000 && !ph_thread_is_gone(thread_id); ++i)
       sched_yield();
   }

@@ -43,12 +43,16 @@ class [[nodiscard]] InterpreterView final {
     return InterpreterView(raw, status);
   }
 
-  // See pyhold_view_of_thread(): the interpreter that this thread came from.
+  // See pyhold_view_of_thread(): the interpreter that this thread came from; else
+  // `fallback`; else empty.
   static InterpreterView OfThisThread(
-      const InterpreterView& fallback = InterpreterView()) noexcept {
+      const InterpreterView& fallback) noexcept {
     pyhold_view* raw;
     pyhold_status status = pyhold_view_of_thread(fallback.raw_, &raw);
     return InterpreterView(raw, status);
+  }
+  static InterpreterView OfThisThread() noexcept {
+    return OfThisThread(InterpreterView());
   }
 
   // Takes over a view from the C API.

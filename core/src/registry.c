@@ -214,6 +214,9 @@ static pyhold_status make_ready(struct record *r) {
 pyhold_status ph_registry_adopt(port_interp *interp, struct record **out) {
   pyhold_status status = PYHOLD_OK;
   struct record *r = ph_port_cookie(interp);
+  /* Late, a cookie would outlive the dict that it is for, and importing atexit is
+   * fatal once the modules are gone. */
+  if (r == NULL && ph_port_gate_is_late()) return PYHOLD_EFINALIZING;
   if (r == NULL) r = adopt_new(interp, &status);
   if (r == NULL) return status;
   ph_record_ref(r); /* the interpreter, which is attached, keeps the cookie's */

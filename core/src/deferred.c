@@ -2,6 +2,8 @@
 
 #include <stddef.h>
 
+#include "thread.h"
+
 /* How long an end runs what comes meanwhile. */
 #define END_MS 200
 
@@ -42,27 +44,33 @@ static pyhold_deferred *reversed(pyhold_deferred *first) {
   return result;
 }
 
-/* Take what is left of the last time, else the list, oldest first. */
-static pyhold_deferred *take(struct record *r) {
+/* Take the oldest node. The list is taken whole, and what is not run yet is on the
+ * record: so a child of fork() finds it there, whoever was running nodes. */
+static pyhold_deferred *take_one(struct record *r) {
   ph_lock();
-  pyhold_deferred *first = r->deferred_rest;
-  r->deferred_rest = NULL;
-  ph_unlock();
-  if (first != NULL) return first;
-  /* relaxed: a first guess, which the exchange checks. */
-  first = atomic_load_explicit(&r->deferred, memory_order_relaxed);
-  while (first != NULL && first != ENDED && /* which stays [INV7] */
-         /* seq_cst: [P5]; it acquires, too: [P4]. */
-         !atomic_compare_exchange_weak_explicit(&r->deferred, &first, NULL,
-                                                memory_order_seq_cst,
-                                                memory_order_relaxed)) {
+  if (r->deferred_rest == NULL) {
+    /* relaxed: a first guess, which the exchange checks. */
+    pyhold_deferred *first =
+        atomic_load_explicit(&r->deferred, memory_order_relaxed);
+    while (first != NULL && first != ENDED && /* which stays [INV7] */
+           /* seq_cst: [P5]; it acquires, too: [P4]. */
+           !atomic_compare_exchange_weak_explicit(&r->deferred, &first, NULL,
+                                                  memory_order_seq_cst,
+                                                  memory_order_relaxed)) {
+    }
+    if (first != ENDED) r->deferred_rest = reversed(first);
   }
-  return first != ENDED ? reversed(first) : NULL;
+  pyhold_deferred *node = r->deferred_rest;
+  if (node != NULL) r->deferred_rest = node->next;
+  ph_unlock();
+  return node;
 }
 
 static void run_one(struct record *r, pyhold_deferred *node) {
+  const unsigned forks = ph_forks;
   node->run(node, /*attached=*/true);
   ph_port_report_deferred_error();
+  if (forks != ph_forks) return; /* a child, forked by `run`: counted anew */
   /* release: who waits for zero sees what was run. */
   uint64_t count =
       atomic_fetch_sub_explicit(&r->deferred_count, 1, memory_order_release);
@@ -75,21 +83,10 @@ static void run_one(struct record *r, pyhold_deferred *node) {
 
 bool ph_deferred_run(struct record *r, int64_t budget_ms) {
   const int64_t until_ms = ph_now_ms() + budget_ms;
-  pyhold_deferred *first;
-  while ((first = take(r)) != NULL) {
-    do {
-      pyhold_deferred *node = first;
-      first = node->next;
-      run_one(r, node);
-    } while (first != NULL && ph_now_ms() <= until_ms);
-    if (first == NULL) continue;
-    pyhold_deferred *last = first;
-    while (last->next != NULL) last = last->next;
-    ph_lock();
-    last->next = r->deferred_rest;
-    r->deferred_rest = first;
-    ph_unlock();
-    return true;
+  pyhold_deferred *node;
+  while ((node = take_one(r)) != NULL) {
+    run_one(r, node);
+    if (ph_now_ms() > until_ms) return ph_deferred_is_any(r);
   }
   return false;
 }

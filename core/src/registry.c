@@ -217,6 +217,9 @@ pyhold_status ph_registry_adopt(port_interp *interp, struct record **out) {
   if (!ph_port_fits()) return PYHOLD_EMISUSE;
   pyhold_status status = PYHOLD_OK;
   struct record *r = ph_port_cookie(interp);
+  /* Late, a cookie would outlive the dict that it is for, and importing atexit is
+   * fatal once the modules are gone. */
+  if (r == NULL && ph_port_gate_is_late()) return PYHOLD_EFINALIZING;
   if (r == NULL) r = adopt_new(interp, &status);
   if (r == NULL) return status;
   ph_record_ref(r); /* the interpreter, which is attached, keeps the cookie's */
@@ -782,6 +785,8 @@ static void after_fork(struct record *r, const void *self) {
     r->close_calls = call->next;
     free(call);
   }
+  /* They count no more, but may still be used: the record is kept for them. */
+  if (ph_gate_holds(&r->gate) > 0) ph_record_ref(r);
   ph_gate_forget_holds(&r->gate);
   atomic_store_explicit(&r->finalizing_thread_id, 0, memory_order_relaxed);
   ph_deferred_after_fork(r);
@@ -807,5 +812,6 @@ pyhold_deferred *ph_registry_after_fork(const void *self) {
 void pyhold_set_wait_policy(const pyhold_wait_policy *p) {
   ph_lock();
   policy = p != NULL ? *p : (pyhold_wait_policy){0};
+  ph_wake(); /* a waiter may have slept with the old one's limit in mind */
   ph_unlock();
 }

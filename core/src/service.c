@@ -125,8 +125,9 @@ static void *serve(void *unused) {
   ph_name_this_thread("pyhold");
   int64_t retry_ms = FIRST_RETRY_MS;
   ph_lock();
-  thread_id = ph_this_thread_id();
-  while (!stopping) {
+  const int64_t own_id = thread_id = ph_this_thread_id();
+  /* Another: what it ran forked, and in the child this is no service thread. */
+  while (!stopping && thread_id == own_id) {
     struct record *r = pop(&queue);
     if (r == NULL && later.first != NULL) {
       wait_for_work(retry_ms);
@@ -155,7 +156,10 @@ static void *serve(void *unused) {
     }
   }
   if (!stopping) pthread_detach(pthread_self()); /* else it is joined */
-  running = false;
+  if (thread_id == own_id)
+    running = false;
+  else
+    give_to_helpers();
   ph_unlock();
   return unused;
 }

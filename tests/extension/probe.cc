@@ -3,6 +3,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -22,13 +24,20 @@ struct Tally {
   std::list<std::thread> threads;
   std::atomic<int> started{0}, refused{0}, failed{0};
   std::atomic<long> calls{0};
+  const pid_t process = getpid();
 };
 
-// Outlives the interpreter: the threads run on when the script has ended.
-Tally& tally = *new Tally;
+// Outlives the interpreter: the threads run on when the script has ended. A child
+// of fork() has none of its parent's.
+Tally* all = new Tally;
+Tally& Own() {
+  if (all->process != getpid()) all = new Tally;
+  return *all;
+}
 
 // Runs at exit(), after Python has finalized.
 void JoinAll() {
+  Tally& tally = Own();
   for (auto& thread : tally.threads) thread.join();
   printf("%s: %d threads, %d refused, %d failed, %s\n", STRING(MODULE),
          tally.started.load(), tally.refused.load(), tally.failed.load(),
@@ -50,10 +59,11 @@ PyObject* Start(PyObject* module, PyObject* args) {
   int n;
   if (!PyArg_ParseTuple(args, "Oi", &callback, &n)) return nullptr;
   pyhold::InterpreterView view = GetState(module)->view;
+  Tally& tally = Own();
   for (int i = 0; i < n; ++i) {
     Py_INCREF(callback);  // each thread's, for ever
     ++tally.started;
-    tally.threads.emplace_back([view, callback] {
+    tally.threads.emplace_back([&tally, view, callback] {
       for (;;) {
         pyhold::ThreadStateGuard guard(view);
         if (guard.status() == PYHOLD_EFINALIZING) break;
@@ -77,6 +87,7 @@ PyObject* AwaitCalls(PyObject*, PyObject* arg) {
   long n = PyLong_AsLong(arg);
   if (n == -1 && PyErr_Occurred()) return nullptr;
   {
+    Tally& tally = Own();
     pyhold::ThreadStateDetachGuard detached;
     long enough = tally.calls + n;
     while (tally.calls < enough && tally.failed == 0) std::this_thread::yield();

@@ -52,6 +52,9 @@ class [[nodiscard]] InterpreterView final {
     pyhold_status status = pyhold_view_of_thread(fallback.raw_, &raw);
     return InterpreterView(raw, status);
   }
+  static InterpreterView OfThisThread() noexcept {
+    return OfThisThread(InterpreterView());
+  }
 
   // Takes over a view from the C API.
   static InterpreterView FromRaw(pyhold_view* raw) noexcept {

@@ -357,6 +357,44 @@ TEST(StackTest, GuardThatAttachedDetachesInWhateverOrderItIsLeft) {
   EXPECT_EQ(RunChild("AttachedWhileTheySwitch"), Clean());
 }
 
+// The guard that attached is left first, and the other goes on: what that left in
+// the state lasts until it is left, too. argument: the policy of the view.
+SCENARIO(ValuesLast) {
+  StartPython();
+  InterpreterView view =
+      InterpreterView::Current().With(static_cast<pyhold_keep>(argument));
+  Exec("import threading\nlocal = threading.local()");
+  PyThreadState* main_state = PyEval_SaveThread();
+  std::thread([&] {
+    for (int round = 0; round < 3; ++round) {
+      PyThreadState* state = nullptr;
+      Fiber a([&] {
+        ThreadStateGuard guard(view);
+        REQUIRE(Eval("hasattr(local, 'value')") == 0);
+        Fiber::Yield();
+      });
+      Fiber b([&] {
+        ThreadStateGuard guard(view);
+        state = Attached();
+        Exec("local.value = 7");
+        Fiber::Yield();
+        REQUIRE(!view.is_attached());
+        ThreadStateGuard again(view);
+        REQUIRE(Attached() == state && Eval("local.value") == 7);
+      });
+      for (Fiber* fiber : {&a, &b, &a, &b}) fiber->Resume();
+      REQUIRE(a.ended() && b.ended() && !view.is_attached());
+    }
+  }).join();
+  PyEval_RestoreThread(main_state);
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(StackTest, ValuesLastUntilTheLastFiberHasLeft) {
+  EXPECT_EQ(RunChild("ValuesLast", PYHOLD_KEEP), Clean());
+  EXPECT_EQ(RunChild("ValuesLast", PYHOLD_PER_CALL), Clean());
+}
+
 // --- Two interpreters ---
 
 // Ends `sub`, whose state this thread has saved.

@@ -7,8 +7,8 @@
  *                                                    a fork
  *
  * It is started when there is work, and ends soon after the last of it. It is
- * named "pyhold", receives no signals, and has the default scheduling, whoever
- * started it. It enters an interpreter as every native thread does, through the
+ * named "pyhold", receives no signals but those of its own faults, and has the
+ * default scheduling, whoever started it. It enters an interpreter as every native thread does, through the
  * gate, with a state of its own that it deletes when it leaves: so it shows in
  * no dump while it has nothing to do, and delays no finalization but by what it
  * runs just then.
@@ -18,9 +18,10 @@
  * of the work; and who brings more work tries again.
  *
  * Fork. Before it the thread is ended, if it has nothing to do, so that os.fork()
- * sees one thread less. The child has none, and starts one when there is work.
+ * sees one thread less; if it may be about to have nothing, it gets 2 ms. The child has none, and starts one when there is work.
  *
- * Its state is under the lock. Nobody waits for it with the GIL. */
+ * Its state is under the lock. Nobody else waits for it with
+ * the GIL. */
 #ifndef PYHOLD_SRC_SERVICE_H_
 #define PYHOLD_SRC_SERVICE_H_
 

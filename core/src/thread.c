@@ -764,6 +764,15 @@ pyhold_status pyhold_frame_detach(pyhold_frame **out, pyhold_detach way,
 
 /* --- Release --- */
 
+/* Whether the ensure that attached the thread's own state was left before this
+ * one, which nested in it and is the last: then this one ends the use [INV5]. */
+static bool is_last_of_others(const struct thread *t,
+                              const struct pyhold_slot *slot) {
+  return slot->ensures + slot->leans - slot->rebinds == 1 && slot->counted &&
+         slot->used == slot->state && !is_dead(slot->record) &&
+         attached_state(t) == NULL;
+}
+
 NOINLINE static void leave_slowly(pyhold_frame *handle, enum left_error error) {
   struct thread *t = &self;
   const unsigned kinds = kinds_of(handle);
@@ -777,6 +786,12 @@ NOINLINE static void leave_slowly(pyhold_frame *handle, enum left_error error) {
       port_state *state = slot->quick;
       end_use(t, slot, state, error); /* may run Python, which nests */
       slot->quick = NULL;
+    }
+    if (kinds == COUNTED && is_last_of_others(t, slot)) {
+      port_state *state = slot->used;
+      slot->counted = false; /* the count is ours now [INV8] */
+      ph_port_attach(state);
+      end_use(t, slot, state, error);
     }
     if (kinds & LEANED)
       --slot->leans;

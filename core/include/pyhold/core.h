@@ -302,6 +302,8 @@ pyhold_thread_ensure_view(pyhold_view *view);
  *            call pyhold again.
  * Forgotten: an exception that is pending when the outermost call ends is
  *            dropped, as by PyGILState_Release().
+ * Fibers:    "newest" means of the thread. Fibers that ensure in turns need frames,
+ *            unless all their ensures do the same: attach, or nest.
  * Spec:      PEP 788 (draft), PyThreadState_Release. */
 PYHOLD_API void pyhold_thread_release(void);
 
@@ -341,7 +343,11 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
  * Frames may be left in any order as long as that brings back what was attached:
  * those that nest in each other, of one interpreter, always. A frame that has
  * attached a thread state is left while that state is attached, one that has
- * detached the thread while it is detached; else the process is aborted. */
+ * detached the thread while it is detached; else the process is aborted.
+ *
+ * The frame that attached a thread detaches it when it is left, though others go on
+ * (as with PyGILState). So fibers that switch while they are attached, on a thread
+ * that was not, leave their frames newest first, or detach before they switch. */
 typedef struct pyhold_frame pyhold_frame;
 
 /* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by

@@ -57,6 +57,7 @@ void DefineValues() {
 import asyncio, contextvars, decimal, sys, threading
 local = threading.local()
 var = contextvars.ContextVar('var')
+other = contextvars.ContextVar('other')
 ended = []  # on which threads values died
 class Value:
     def __del__(self): ended.append(threading.get_ident())
@@ -97,6 +98,10 @@ const Value kValues[] = {
      [] { return IsTrue("hasattr(local, 'x')"); }},
     {"a ContextVar", [] { Exec("var.set(Value())"); },
      [] { return IsTrue("var.get(None) is not None"); }},
+    // Variables remember what they found, and look only for the next context.
+    {"a ContextVar, in a context that another made",
+     [] { Exec("var.set(Value())"); },
+     [] { return IsTrue("other.set(1) and var.get(None) is not None"); }},
     {"decimal's context", [] { Exec("decimal.getcontext().prec = 5"); },
      [] { return IsTrue("decimal.getcontext().prec == 5"); }},
     {"a first hook of asynchronous generators",
@@ -352,6 +357,20 @@ const Enclosing kEnclosings[] = {
       });
       Exec("leave_it()");
       PyEval_SaveThread();
+    },
+    // PyGILState_Ensure goes on in a state that the guard around it would delete.
+    [](const InterpreterView& view, const auto& leave, const auto& look) {
+      std::optional<ThreadStateGuard> outer(std::in_place,
+                                            view.With(PYHOLD_PER_CALL));
+      PyGILState_STATE old = PyGILState_Ensure();
+      PyThreadState* state = Attached();
+      leave();
+      outer.reset();
+      PyEval_RestoreThread(state);
+      look();
+      PyGILState_Release(old);  // attached before: so it stays
+      PyEval_SaveThread();
+      Call(view, kGuard, [] {});  // this one may delete it
     },
 #if PY_VERSION_HEX >= 0x030F0000
     // CPython's own ensure.

@@ -29,7 +29,7 @@ void Listen(const pyhold::InterpreterView& view) {
   expect(pyhold_thread_set_daemon(true) == PYHOLD_OK, "it becomes a daemon");
   run_python("heard = 'nothing yet'");
   char byte;
-  // Not ThreadStateDetachGuard, which would protect again.
+  // A ThreadStateDetachGuard would do the same.
   Py_BEGIN_ALLOW_THREADS;
   listens.set_value();
   (void)!read(wire[0], &byte, 1);

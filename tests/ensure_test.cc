@@ -465,6 +465,32 @@ TEST_P(SubInterpreterTest, ForeignThreadGoesWhereItAsked) {
   sub.End();
 }
 
+// Code that names no interpreter means the one that its thread came from.
+TEST_P(SubInterpreterTest, OfThisThreadIsWhereTheThreadWas) {
+  EXPECT_EQ(InterpreterView::OfThisThread(InterpreterView()).id(), 0);
+  SubInterpreter sub(gil());
+  InterpreterView sub_view = InterpreterView::Current();
+  EXPECT_EQ(InterpreterView::OfThisThread(view()).id(), sub_view.id());
+  {
+    ThreadStateDetachGuard detached;
+    ASSERT_TRUE(detached);
+    EXPECT_EQ(InterpreterView::OfThisThread(view()).id(), sub_view.id());
+    ThreadStateGuard guard(InterpreterView::OfThisThread(view()));
+    ASSERT_TRUE(guard);
+    EXPECT_EQ(Attached(), sub.state());
+  }
+  OnForeignThread([&] {  // it was nowhere
+    EXPECT_EQ(InterpreterView::OfThisThread(InterpreterView()).status(),
+              PYHOLD_ENOINTERP);
+    EXPECT_EQ(InterpreterView::OfThisThread(sub_view).id(), sub_view.id());
+    ThreadStateGuard main_guard(view());
+    ThreadStateGuard sub_guard(sub_view);
+    ThreadStateDetachGuard detached;
+    EXPECT_EQ(InterpreterView::OfThisThread(view()).id(), sub_view.id());
+  });
+  sub.End();
+}
+
 TEST_P(SubInterpreterTest, AToBToAOnAForeignThread) {
   SubInterpreter sub(gil());
   InterpreterView sub_view = InterpreterView::Current();

@@ -14,7 +14,7 @@
 namespace nb = nanobind;
 
 NB_MODULE(with_nanobind, m) {
-  // Detaches, and keeps Python from ending meanwhile: coming back never hangs.
+  // Detaches. A thread that comes back after Python has ended sleeps for good.
   // In place of nb::gil_scoped_release.
   using detached = nb::call_guard<pyhold::ThreadStateDetachGuard>;
   static Callers& callers = Callers::Get("with_nanobind");

@@ -12,7 +12,7 @@
 namespace py = pybind11;
 
 PYBIND11_MODULE(with_pybind11, m, py::mod_gil_not_used()) {
-  // Detaches, and keeps Python from ending meanwhile: coming back never hangs.
+  // Detaches. A thread that comes back after Python has ended sleeps for good.
   // In place of py::gil_scoped_release.
   using detached = py::call_guard<pyhold::ThreadStateDetachGuard>;
   static Callers& callers = Callers::Get("with_pybind11");

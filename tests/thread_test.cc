@@ -407,6 +407,7 @@ TEST_F(ThreadTest, ObjectsAreFreedWhileTheGateCloses) {
 // is deferred there is run with `false`, and nobody waits for it any more.
 TEST(ThreadLeftOverTest, WhatIsDeferredToALeftOverInterpreterIsGivenUp) {
   pyhold_set_service_thread(false);
+  while (HasServiceThread()) std::this_thread::yield();
   _is* main = fake_interp_begin(true);
   InterpreterView main_view = InterpreterView::Current();
   _ts* main_state = fake_current();

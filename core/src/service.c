@@ -136,7 +136,7 @@ static void *serve(void *unused) {
       continue;
     }
     if (r == NULL) {
-      wait_for_work(LINGER_MS);
+      if (!forbidden) wait_for_work(LINGER_MS);
       if (queue.first == NULL) break;
       continue;
     }
@@ -197,7 +197,7 @@ void ph_service_wake(struct record *r) {
   ph_lock();
   ph_record_ref(r);
   append(&queue, r);
-  if (running)
+  if (running && !forbidden)
     ph_wake_for_work();
   else if (!forbidden && !stopping && start())
     running = true;
@@ -209,6 +209,7 @@ void ph_service_wake(struct record *r) {
 void pyhold_set_service_thread(bool allowed) {
   ph_lock();
   forbidden = !allowed;
+  if (running) ph_wake_for_work(); /* to end, if it has nothing to do */
   ph_unlock();
 }
 

@@ -458,6 +458,9 @@ SCENARIO(SubinterpretersInDestructors) {
   return 0;
 }
 TEST(ExitTest, DestructorsMayGoToSubinterpreters) {
+  // There PyGILState_Ensure finds the first state of the thread, which is the
+  // subinterpreter's: it waits for itself, as it does without pyhold.
+  if (PY_VERSION_HEX < 0x030C0000) GTEST_SKIP() << "3.11 binds it once";
   EXPECT_EQ(RunChild("SubinterpretersInDestructors"), Clean());
 }
 

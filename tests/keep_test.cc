@@ -474,6 +474,8 @@ SCENARIO(PersistentDestructor) {
       case kWhileClosing:
         made.set_value();
         closing.promise.get_future().wait();
+        // The word comes with the atexit callbacks, before the gate closes.
+        while (ThreadStateGuard(view)) std::this_thread::yield();
         REQUIRE(ThreadStateGuard(view).status() == PYHOLD_EFINALIZING);
         state.reset();
         return;

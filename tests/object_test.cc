@@ -159,8 +159,7 @@ SCENARIO(DeferredToTheNextEnsure) {
         break;
       }
       case 1: {  // this one, detached
-        ThreadStateDetachGuard detached;
-        std::thread([] {}).join();
+        ThreadStateDetachGuard detached(pyhold::kHolding);
         ThreadStateGuard guard(view);  // nests: not outermost
         REQUIRE(Eval("died") == 0);
         break;

@@ -359,7 +359,7 @@ void DropKept() {
   kept = absl::OkStatus();
   Exec("gc.collect()\nassert Payload.alive == 0, Payload.alive");
   REQUIRE(Py_FinalizeEx() == 0);
-  REQUIRE(pyhold_objects_leaked() == 0);
+  REQUIRE(pyhold_deferred_leaked() == 0);
 }
 
 // A failure with notes, context and cause; one without any.

@@ -106,11 +106,12 @@ PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view) {
   pyhold_frame *handle;
   pyhold_status status;
   if (is_core_view(view)) {
-    status = pyhold_frame_enter_view(&handle, core_view(view), NULL, 0);
+    struct record *r = ph_view_record(core_view(view));
+    status = ph_thread_enter(&handle, r, NULL, 0, STRICT, PYHOLD_KEEP);
   } else {
     struct record *r = main_record(view);
     if (r == NULL) return NULL;
-    status = ph_thread_enter(&handle, r, NULL, 0, ASK, PYHOLD_KEEP);
+    status = ph_thread_enter(&handle, r, NULL, 0, STRICT, PYHOLD_KEEP);
     ph_record_unref(r);
   }
   return status == PYHOLD_OK ? handle : NULL;

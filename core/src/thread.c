@@ -661,7 +661,8 @@ NOINLINE static pyhold_status enter_slowly(pyhold_frame **out, struct record *r,
   struct pyhold_slot *slot = slot_for(t, r);
   if (slot == NULL) return PYHOLD_ENOMEM;
   if (entry != LEANING && !protect(slot, entry, file, line)) {
-    if (!has_last_word(slot) && !ph_copies_hold(r)) return PYHOLD_EFINALIZING;
+    if ((entry == STRICT || !has_last_word(slot)) && !ph_copies_hold(r))
+      return PYHOLD_EFINALIZING;
     entry = LEANING;
   }
   const bool is_outermost = slot->ensures + slot->leans == 0;
@@ -683,7 +684,7 @@ NOINLINE static pyhold_status enter_outermost(pyhold_frame **out,
   struct thread *t = &self;
   struct pyhold_slot *slot = t->slots;
   if (slot == NULL || slot->record != r || slot->ensures != 0 ||
-      slot->quick != NULL || entry != ASK || t->exiting)
+      slot->quick != NULL || entry > STRICT || t->exiting)
     return enter_slowly(out, r, file, line, entry, keep);
   /* The clock would be a third of what this costs without a GIL. */
   note_place(slot, file, line, SINCE_BEFORE_CLOSE);

@@ -89,6 +89,7 @@ struct record *ph_view_record(const pyhold_view *view);
 
 enum entry {
   ASK,     /* at the gate */
+  STRICT,  /* the same; refused to the thread that finalizes, as by CPython */
   PINNED,  /* the caller has a hold, at least until the entry is done */
   LEANING, /* the same; and the ensure is to protect nothing by itself, so that
               giving back that hold lets the interpreter go */

@@ -36,6 +36,10 @@ void* malloc(std::size_t size) {
   return Fails() ? nullptr : __libc_malloc(size);
 }
 void* calloc(std::size_t count, std::size_t size) {
+  // Where this one fails, of __cxa_thread_atexit_impl(), glibc ends the process:
+  // as in every program whose thread_local variables have destructors.
+  constexpr std::size_t kOfGlibc = 4 * sizeof(void*);
+  if (count == 1 && size == kOfGlibc) return __libc_calloc(count, size);
   return Fails() ? nullptr : __libc_calloc(count, size);
 }
 void* realloc(void* p, std::size_t size) {

@@ -306,41 +306,6 @@ TEST(ExitTest, DumpsListNoThreadThatHasExited) {
   EXPECT_EQ(RunChild("DumpAfterExits"), Clean());
 }
 
-// Dumps that are made without the GIL while threads exit.
-SCENARIO(DumpsInAStorm) {
-  static Inside inside;
-  inside = static_cast<Inside>(argument);
-  Start();
-  Exec(R"(
-sink = tempfile.TemporaryFile()
-def again(): faulthandler.dump_traceback_later(0.002, repeat=True, file=sink)
-again()
-)");
-  {
-    ThreadStateDetachGuard detached;
-    std::vector<std::thread> pool;
-    for (int i = 0; i < 4; ++i) {
-      pool.emplace_back([] {
-        for (int j = 0; j < 250; ++j)
-          std::thread([] { CallPython(inside); }).join();
-      });
-    }
-    for (auto& thread : pool) thread.join();
-  }
-  Exec("faulthandler.cancel_dump_traceback_later()");
-  AwaitOneState();
-  REQUIRE(Py_FinalizeEx() == 0);
-  return 0;
-}
-TEST(ExitTest, DumpsWithoutTheGilOutliveAStormOfExits) {
-  // CPython itself looks at thread states without a lock here: no worse than
-  // PyGILState is what is asked.
-  if (!kHasGil) GTEST_SKIP();
-  if (RunChild("DumpsInAStorm", kOnlyGILState) == Clean()) {
-    EXPECT_EQ(RunChild("DumpsInAStorm", kOnlyAGuard), Clean());
-  }
-}
-
 // --- The end of the runtime ---
 
 // Threads that live on from runtime to runtime, and exit in a later one, with

@@ -109,6 +109,17 @@ bool IsServiceThread() {
   return FirstLine("/proc/thread-self/comm") == "pyhold";
 }
 
+// Lets the values of this thread's calls last, until it exits.
+void KeepValues(const InterpreterView& view) {
+  static std::mutex mutex;
+  // Forgotten on purpose: LeakSanitizer is not to look.
+  static auto* states = new std::vector<pyhold_thread_state*>;
+  pyhold_thread_state* state;
+  REQUIRE(pyhold_thread_state_new(view.raw(), &state) == PYHOLD_OK);
+  std::lock_guard<std::mutex> lock(mutex);
+  states->push_back(state);
+}
+
 // --- Defer() ---
 
 SCENARIO(DeferCalls) {
@@ -568,9 +579,7 @@ SCENARIO(GuardsRunNoDestructors) {
           if (argument == 0) {
             sessions[round] = ObjectRef();
           } else {
-            // PersistentThreadState: its values last until the thread exits.
-            pyhold_thread_state* state;
-            REQUIRE(pyhold_thread_state_new(view.raw(), &state) == PYHOLD_OK);
+            KeepValues(view);
             ThreadStateGuard guard(view);
             Py_XDECREF(PyObject_CallNoArgs(keep));
           }
@@ -951,7 +960,7 @@ SCENARIO(CrashIsReported) {
 }
 TEST(DeferredTest, CrashOfWhatWasDeferredIsReported) {
   ChildResult result = RunChild("CrashIsReported");
-  EXPECT_EQ(result.signal, SIGSEGV);
+  EXPECT_FALSE(result.clean());  // SIGSEGV, or as AddressSanitizer ends it
   EXPECT_THAT(result.output,
               HasSubstr("Fatal Python error: Segmentation fault"));
   EXPECT_THAT(result.output, HasSubstr("in __del__"));
@@ -978,8 +987,7 @@ SCENARIO(ExitsJoinedWithTheGil) {
   std::vector<std::thread> threads;
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, may_exit] {
-      pyhold_thread_state* state;  // what is kept lasts, until the exit
-      REQUIRE(pyhold_thread_state_new(view.raw(), &state) == PYHOLD_OK);
+      KeepValues(view);
       {
         ThreadStateGuard guard(view);
         REQUIRE(guard);

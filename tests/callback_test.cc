@@ -323,7 +323,7 @@ alive = weakref.ref(f)
   });
   OnNewThread([&] {
     REQUIRE((*callback)().ok());
-    ThreadStateGuard guard(view);
+    REQUIRE(pyhold_deferred_wait(view.raw(), 60000) == PYHOLD_OK);
   });
   REQUIRE(Eval("alive() is None") == 1);
   REQUIRE(Py_FinalizeEx() == 0);

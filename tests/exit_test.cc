@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -82,23 +83,6 @@ void CallPython(Inside inside) {
   Exec("assert local.x");
   PyGILState_Release(old);
   Py_END_ALLOW_THREADS;
-}
-
-int CountStates() {
-  int count = 0;
-  PyThreadState* state = PyInterpreterState_ThreadHead(Attached()->interp);
-  for (; state != nullptr; state = PyThreadState_Next(state)) ++count;
-  return count;
-}
-
-// Waits until this thread's state is the only one: soon, says the contract.
-void AwaitOneState() {
-  auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (CountStates() > 1) {
-    REQUIRE(std::chrono::steady_clock::now() < until);
-    ThreadStateDetachGuard detached;
-    std::this_thread::yield();
-  }
 }
 
 // What is to be so after threads have exited.
@@ -186,6 +170,10 @@ SCENARIO(KeyDestructorsAndOthers) {
     ThreadStateDetachGuard detached;
     for (int i = 0; i < 100; ++i) {
       KeyPlan plan{key, 1 + i % kMaxRounds, static_cast<Inside>(i % kInsides)};
+      // In the last round 3.15 still finds the state that pyhold let go of, whose
+      // values then die with it, elsewhere: see docs/native_threads.md.
+      if (PY_VERSION_HEX >= 0x030F0000 && plan.inside == kOnlyGILState)
+        plan.rounds = std::min(plan.rounds, kMaxRounds - 1);
       std::atomic<bool> stop{false};
       std::thread others[2];
       for (auto& other : others) {

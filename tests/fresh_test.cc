@@ -147,9 +147,9 @@ bool IsAsyncioLoop(const Value& value) {
   return &value == std::end(kValues) - 1;
 }
 
-// 3.14 keeps asyncio's running loop where pyhold cannot reach it.
+// 3.13.15 and 3.14 keep asyncio's running loop where pyhold cannot reach it.
 bool CanBeCleared(const Value& value) {
-  return !IsAsyncioLoop(value) || PY_VERSION_HEX < 0x030E0000;
+  return !IsAsyncioLoop(value) || PY_VERSION_HEX < 0x030D0000;
 }
 
 // --- Ways to call ---

@@ -356,7 +356,8 @@ SCENARIO(TotalOfReferences) {
       refs.push_back(refs.back());
     }
     std::thread([&] { refs.clear(); }).join();
-    ThreadStateGuard guard(view);
+    ThreadStateDetachGuard detached;
+    REQUIRE(pyhold_deferred_wait(view.raw(), 60000) == PYHOLD_OK);
   };
   for (int i = 0; i < 3; ++i) round();
   long before = Eval("sys.gettotalrefcount()");

@@ -1051,7 +1051,7 @@ SCENARIO(OutOfMemory) {
     return another != nullptr;
   };
   auto ensure = [&](bool with_guard) {
-    PyThreadState* before = Attached();
+    const int was_attached = PyGILState_Check();
     PyThreadStateToken* token = with_guard ? PyThreadState_Ensure(guard)
                                            : PyThreadState_EnsureFromView(view);
     FailAllocation(-1);
@@ -1059,7 +1059,7 @@ SCENARIO(OutOfMemory) {
       CallPython();
       PyThreadState_Release(token);
     }
-    REQUIRE(Attached() == before);
+    REQUIRE(PyGILState_Check() == was_attached);
     return token != nullptr;
   };
   for (bool with_guard : {false, true}) {

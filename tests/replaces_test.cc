@@ -330,6 +330,9 @@ TEST(ReplacesTest, ExitStatusIsKept) {
 
 // PyErr_Print() finalizes on the native thread, which the main thread joins.
 TEST(ReplacesTest, SystemExitOnANativeThreadEndsTheProcess) {
+#ifdef Py_DEBUG
+  GTEST_SKIP() << "CPython's own assertion does not let another thread end it";
+#endif
   for (bool way : {kOld, kNew}) {
     ChildResult result = RunScript(way, R"(
 import atexit, native, os, sys

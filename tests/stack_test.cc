@@ -100,13 +100,6 @@ constexpr int kRounds = 50, kFibers = 5;
 
 long Sum() { return Eval("sum(range(10))"); }
 
-int CountStates() {
-  int count = 0;
-  PyThreadState* state = PyInterpreterState_ThreadHead(Attached()->interp);
-  for (; state != nullptr; state = PyThreadState_Next(state)) ++count;
-  return count;
-}
-
 // How many use the attached state: what PyGILState and all copies of pyhold count
 // in comes out even, in whatever order guards are left.
 int Users() { return Attached()->gilstate_counter; }

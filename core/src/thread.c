@@ -675,23 +675,22 @@ NOINLINE static pyhold_status enter_slowly(pyhold_frame **out, struct record *r,
 }
 
 /* The short way for threads that have a state, if there is nothing to set aside:
- * they are detached, or attached to it through something else than pyhold. */
-NOINLINE static pyhold_status enter_outermost(pyhold_frame **out,
-                                              struct record *r,
+ * they are detached, or attached to it through something else than pyhold. What
+ * it needs is handed in: in a shared library `self` is a call away. */
+NOINLINE static pyhold_status enter_outermost(const struct thread *t,
+                                              struct pyhold_slot *slot,
+                                              pyhold_frame **out,
                                               const char *file, int line,
-                                              enum entry entry,
-                                              pyhold_keep keep) {
-  struct thread *t = &self;
-  struct pyhold_slot *slot = t->slots;
-  if (slot == NULL || slot->record != r || slot->ensures != 0 ||
-      slot->quick != NULL || entry > STRICT || t->exiting)
-    return enter_slowly(out, r, file, line, entry, keep);
+                                              enum entry entry) {
+  struct record *r = slot->record;
+  if (slot->ensures != 0 || slot->quick != NULL || entry > STRICT || t->exiting)
+    return enter_slowly(out, r, file, line, entry, PYHOLD_KEEP);
   /* The clock would be a third of what this costs without a GIL. */
   note_place(slot, file, line, SINCE_BEFORE_CLOSE);
   if (!ph_slot_enter(&r->gate, slot)) {
     if (slot->leans == 0 && !finalizes(slot) && !ph_copies_are_several(r))
       return PYHOLD_EFINALIZING;
-    return enter_slowly(out, r, file, line, entry, keep);
+    return enter_slowly(out, r, file, line, entry, PYHOLD_KEEP);
   }
   /* Only now is the state there for sure. */
   port_state *state = usual_state(t, slot);
@@ -711,7 +710,7 @@ NOINLINE static pyhold_status enter_outermost(pyhold_frame **out,
     return PYHOLD_OK;
   }
   ph_slot_leave(&r->gate, slot);
-  return enter_slowly(out, r, file, line, entry, keep);
+  return enter_slowly(out, r, file, line, entry, PYHOLD_KEEP);
 }
 
 /* Here the short way for an ensure in an ensure of the same interpreter, and
@@ -719,11 +718,16 @@ NOINLINE static pyhold_status enter_outermost(pyhold_frame **out,
 pyhold_status ph_thread_enter(pyhold_frame **out, struct record *r,
                               const char *file, int line, enum entry entry,
                               pyhold_keep keep) {
-  struct pyhold_slot *slot = self.slots;
-  if (slot == NULL || slot->record != r || slot->used == NULL ||
-      slot->daemons != 0 || entry == LEANING || is_closed(r) ||
-      !ph_port_is_attached(slot->used))
-    return enter_outermost(out, r, file, line, entry, keep);
+  const struct thread *t = &self;
+  struct pyhold_slot *slot = t->slots;
+  if (slot == NULL || slot->record != r)
+    return enter_slowly(out, r, file, line, entry, keep);
+  if (slot->used == NULL || slot->daemons != 0 || entry == LEANING ||
+      is_closed(r) || !ph_port_is_attached(slot->used)) {
+    if (keep != PYHOLD_KEEP)
+      return enter_slowly(out, r, file, line, entry, keep);
+    return enter_outermost(t, slot, out, file, line, entry);
+  }
   ++slot->ensures;
   *out = slot_handle(slot, COUNTED);
   return PYHOLD_OK;
@@ -822,22 +826,28 @@ static void check_thread(const struct pyhold_slot *slot) {
     ph_fatal_slot("a guard was left on another thread than its own", slot);
 }
 
+/* Whether the only ensure of a slot, which attached `state`, has nothing to clear
+ * and nothing to delete. */
+static inline bool may_just_detach(const struct pyhold_slot *slot,
+                                   port_state *state) {
+  /* Nobody else counts, so no ensure that left before does. */
+  if (*ph_port_users(state) == PH_KEPT + 1) return ph_port_is_clean(state);
+  return !slot->counted &&
+         (state != slot->state || slot->keep || slot->persistent > 0);
+}
+
 /* The short way for what enter_outermost() entered. */
 static inline void leave_outermost(pyhold_frame *handle,
                                    struct pyhold_slot *slot,
                                    enum left_error error) {
   port_state *state = slot->quick;
-  int *users;
   if (state == NULL || is_closed(slot->record) || !ph_port_is_attached(state) ||
-      slot->ensures != 1 || slot->leans != 0 || slot->daemons != 0 ||
-      slot->counted ||
-      (state == slot->state && !slot->keep && slot->persistent == 0) ||
-      (users = ph_port_users(state),
-       *users == PH_KEPT + 1 && !ph_port_is_clean(state))) {
+      slot->ensures != 1 || (slot->leans | slot->daemons) != 0 ||
+      !may_just_detach(slot, state)) {
     leave_slowly(handle, error);
     return;
   }
-  --*users;
+  --*ph_port_users(state);
   ph_port_detach(state);
   slot->quick = slot->used = NULL;
   slot->ensures = 0;

@@ -81,13 +81,18 @@ static void run_destructor(void) {
   if (current != state) broken("a destructor changed what is attached");
 }
 
-static void free_state(struct _ts *state) {
-  pthread_mutex_lock(&list_lock);
+/* Requires: list_lock. */
+static void free_state_locked(struct _ts *state) {
   *state->pprev = state->next;
   if (state->next != NULL) state->next->pprev = state->pprev;
-  pthread_mutex_unlock(&list_lock);
   atomic_fetch_sub(&state->interp->states, 1);
   free(state);
+}
+
+static void free_state(struct _ts *state) {
+  pthread_mutex_lock(&list_lock);
+  free_state_locked(state);
+  pthread_mutex_unlock(&list_lock);
 }
 
 port_state *ph_port_state_new(port_interp *interp) {
@@ -292,10 +297,12 @@ void fake_interp_end(struct _is *interp) {
   current = NULL;
   gilstate = NULL;
   /* States that are not in use are deleted with it. */
+  pthread_mutex_lock(&list_lock);
   for (struct _ts *state = interp->list, *next; state != NULL; state = next) {
     next = state->next;
-    if (!atomic_load(&state->attached)) free_state(state);
+    if (!atomic_load(&state->attached)) free_state_locked(state);
   }
+  pthread_mutex_unlock(&list_lock);
   if (before != NULL) ph_port_attach(before);
 }
 

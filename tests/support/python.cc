@@ -1,7 +1,9 @@
 #include "tests/support/python.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <thread>
 
 void StartPython(bool with_signal_handlers) {
   PyConfig config;
@@ -53,6 +55,26 @@ PyThreadState* Attached() {
 #else
   return _PyThreadState_UncheckedGet();
 #endif
+}
+
+int CountStates() {
+  int count = 0;
+  PyThreadState* state = PyInterpreterState_ThreadHead(Attached()->interp);
+  for (; state != nullptr; state = PyThreadState_Next(state)) ++count;
+  return count;
+}
+
+void AwaitOneState() {
+  auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (CountStates() > 1) {
+    if (std::chrono::steady_clock::now() > until) {
+      fprintf(stderr, "%d thread states are left\n", CountStates());
+      abort();
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    std::this_thread::yield();
+    Py_END_ALLOW_THREADS;
+  }
 }
 
 void Exec(const char* code) {

@@ -35,6 +35,11 @@ class SubInterpreter {
 // What is attached to this thread; on 3.11, to any.
 PyThreadState* Attached();
 
+// How many thread states the interpreter has that is attached.
+int CountStates();
+// Waits, detached, until this thread's is the only one: soon, says the contract.
+void AwaitOneState();
+
 #ifdef Py_GIL_DISABLED
 constexpr bool kHasGil = false;
 #else

@@ -235,7 +235,10 @@ void Collect(const pyhold_wait_report* r, void* arg) {
         (":" + std::to_string(r->holders[i].line)));
     copy.names.push_back(r->holders[i].thread_name);
   }
-  static_cast<std::promise<Report>*>(arg)->set_value(copy);
+  try {
+    static_cast<std::promise<Report>*>(arg)->set_value(copy);
+  } catch (const std::future_error&) {  // a later one, on a slow machine
+  }
 }
 
 TEST_F(RegistryTest, ReportNamesThreadsPlacesAndHolds) {

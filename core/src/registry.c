@@ -311,7 +311,8 @@ bool ph_registry_orphan(struct pyhold_slot *slot) {
   ph_gate_unlink(slot);
   /* relaxed: under the lock. */
   bool dead = atomic_load_explicit(&r->dead, memory_order_relaxed);
-  if (!dead) {
+  if (!dead) { /* and does not die before the lock is given up */
+    ph_port_state_disown(slot->state);
     slot->next = r->orphans;
     r->orphans = slot;
   }

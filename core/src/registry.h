@@ -80,8 +80,9 @@ struct record *ph_registry_find_main(void);
  * until the thread is gone: on 3.15, where a thread's gilstate survives until
  * then, its last destructors might still find the state.
  *
- * Unlink an exiting thread's slot, and make an orphan of it. False: the record
- * is DEAD, so that CPython deletes the state. Never waits for the GIL. */
+ * Unlink an exiting thread's slot, and make an orphan of it, whose state names no
+ * thread any more. False: the record is DEAD, so that CPython deletes the state. Never
+ * waits for the GIL. */
 bool ph_registry_orphan(struct pyhold_slot *slot);
 /* Delete them, or those only that no call left anything in, so that nobody's
  * destructors run. Requires: attached to the interpreter, which is protected. */

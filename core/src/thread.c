@@ -951,7 +951,6 @@ static bool leave_behind(struct pyhold_slot *slot) {
   if (slot->state == NULL || slot->quick != NULL || is_dead(r)) return false;
   if (!ph_port_exit_deletes_state()) {
     slot->outlives = ph_port_gilstate() == slot->state;
-    ph_port_state_disown(slot->state);
     if (ph_registry_orphan(slot))
       ph_service_wake(r);
     else
@@ -1017,10 +1016,12 @@ extern void *__dso_handle __attribute__((visibility("hidden")));
 static void exit_begins(void *arg) {
   struct thread *t = arg;
   t->exiting = true;
+  ph_lock(); /* no record dies meanwhile, so no state does */
   for (struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread)
     if (s->state != NULL && !in_use(t, s) && !is_dead(s->record) &&
         *ph_port_users(s->state) == PH_KEPT)
       ph_port_state_disown(s->state);
+  ph_unlock();
 }
 
 /* Have thread_exit() called for this thread. False: no memory. */

@@ -179,7 +179,7 @@ TEST_F(EnsureTest, CApiNestsToo) {
     for (int i = 0; i < 100; ++i)
       ASSERT_EQ(pyhold_thread_ensure_view(view.raw()), PYHOLD_OK);
     InterpreterRef ref = view.Hold();
-    ASSERT_EQ(pyhold_thread_ensure(std::move(ref).IntoRaw()), PYHOLD_OK);
+    ASSERT_EQ(pyhold_thread_ensure(ref.raw()), PYHOLD_OK);
     PyThreadState* state = Attached();
     for (int i = 0; i < 100; ++i) {
       pyhold_thread_release();

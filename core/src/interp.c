@@ -58,19 +58,14 @@ struct _is *pyhold_interp_state(const pyhold_interp *hold) {
 
 pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
   if (hold == NULL) return PYHOLD_EMISUSE;
-  pyhold_status status =
-      ph_thread_ensure(ph_hold_record(hold), entry_of(hold), PYHOLD_KEEP);
-  pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
-  return status;
+  return ph_thread_ensure(ph_hold_record(hold), entry_of(hold), PYHOLD_KEEP);
 }
 
 pyhold_status pyhold_frame_enter(pyhold_frame **out, pyhold_interp *hold,
                                  const char *file, int line) {
   *out = NULL;
-  pyhold_status status = ph_thread_enter(out, ph_hold_record(hold), file, line,
-                                         entry_of(hold), PYHOLD_KEEP);
-  pyhold_interp_release(hold); /* after ph_slot_enter_pinned() [INV2] */
-  return status;
+  return ph_thread_enter(out, ph_hold_record(hold), file, line, entry_of(hold),
+                         PYHOLD_KEEP);
 }
 
 /* --- Views --- */

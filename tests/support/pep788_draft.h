@@ -23,11 +23,18 @@ static inline int draft_result(pyhold_status status) {
   return status == PYHOLD_OK ? 0 : -1;
 }
 
+/* The draft's takes over the hold. */
+static inline int draft_ensure(pyhold_interp *interp) {
+  pyhold_status status = pyhold_thread_ensure(interp);
+  pyhold_interp_release(interp);
+  return draft_result(status);
+}
+
 #define PyInterpreterState pyhold_interp
 #define PyInterpreterState_Hold() draft_hold()
 #define PyInterpreterState_Lookup(id) draft_lookup(id)
 #define PyInterpreterState_Release(interp) pyhold_interp_release(interp)
-#define PyThreadState_Ensure(interp) draft_result(pyhold_thread_ensure(interp))
+#define PyThreadState_Ensure(interp) draft_ensure(interp)
 #define PyThreadState_Release() pyhold_thread_release()
 #define PyThreadState_SetDaemon(is_daemon) \
   draft_result(pyhold_thread_set_daemon(is_daemon))

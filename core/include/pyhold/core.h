@@ -95,8 +95,7 @@ typedef struct pyhold_interp pyhold_interp;
  *            ENOMEM       (only the first call for an interpreter; also when
  *                         it lets no gate be registered for another reason, as
  *                         at the limit of its recursion: ask again).
- * Owns:      the caller owns *out; pass it once to pyhold_interp_release() or
- *            pyhold_thread_ensure().
+ * Owns:      the caller owns *out; pass it once to pyhold_interp_release().
  * Forgotten: the interpreter waits for this hold at its end, for ever.
  * Threads:   any.   Blocks: never; runs no byte code.
  * Spec:      PEP 788 (draft), PyInterpreterState_Hold.
@@ -268,14 +267,15 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_hold(pyhold_view *view,
  *            attached to a state that pyhold has not seen: make a view first.
  * Returns:   OK, ENOMEM; EMISUSE for NULL. A refused call leaves the thread as
  *            it was.
- * Owns:      takes over `hold`, on failure too; until the release the thread
- *            keeps the interpreter from finalizing.
+ * Owns:      borrows `hold` for the call only; from then until the release the
+ *            thread itself keeps the interpreter from finalizing.
  * Forgotten: the thread stays attached, the interpreter waits for ever; if the
  *            thread exits so, pyhold ends the process with a message.
  * Threads:   any.
  * Blocks:    until the GIL is free, unless it nests.
  * Signals:   not async-signal-safe.
- * Spec:      PEP 788 (draft), PyThreadState_Ensure. */
+ * Spec:      PEP 788 (draft), PyThreadState_Ensure.
+ * Differs:   the draft takes over the hold. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_thread_ensure(pyhold_interp *hold);
 

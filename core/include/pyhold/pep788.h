@@ -13,9 +13,8 @@
  *
  * On 3.15 and newer this header only includes Python.h. Before, it gives the
  * same names, types and contracts over pyhold's core (core.h), under link names
- * of their own, so that nothing clashes with CPython's. With
- * PYHOLD_PEP788_FORCE defined it does so on 3.15 as well: threads then keep
- * their thread states, which makes calls many times faster there.
+ * of their own, so that nothing clashes with CPython's. (PYHOLD_PEP788_FORCE, for
+ * pyhold's own tests and benchmarks, makes it do so on 3.15 as well.)
  *
  * docs/pep788.md lists where the two differ, and the tests that show it. In
  * code that is new, core.h and pyhold.h say more about a failure, and do more.

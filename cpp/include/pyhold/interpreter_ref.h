@@ -77,6 +77,9 @@ class [[nodiscard]] InterpreterRef final {
   std::int64_t id() const noexcept { return pyhold_interp_id(raw_); }
   struct _is* state() const noexcept { return pyhold_interp_state(raw_); }
 
+  // The hold as the C API has it; stays owned by this object.
+  pyhold_interp* raw() const noexcept { return raw_; }
+
   // Hands the hold to the caller, who must pyhold_interp_release() it.
   [[nodiscard]] pyhold_interp* IntoRaw() && noexcept {
     status_ = PYHOLD_EMISUSE;

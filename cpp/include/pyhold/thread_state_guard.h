@@ -1,8 +1,6 @@
 #ifndef PYHOLD_THREAD_STATE_GUARD_H_
 #define PYHOLD_THREAD_STATE_GUARD_H_
 
-#include <utility>
-
 #include "pyhold/core.h"
 #include "pyhold/interpreter_ref.h"
 #include "pyhold/interpreter_view.h"
@@ -55,17 +53,14 @@ class [[nodiscard]] PYHOLD_TSA_(scoped_lockable) ThreadStateGuard final {
       : status_(view ? pyhold_frame_enter_view(&frame_, view.raw(), file, line)
                      : view.status()) {}
 
-  // See pyhold_thread_ensure(): takes over the hold, and so cannot be refused
-  // for finalization. An empty ref gives its own status.
+  // See pyhold_thread_ensure(): cannot be refused for finalization. The ref, if
+  // moved here, is given back before the constructor returns: the guard protects
+  // by itself. An empty ref gives its own status.
   explicit ThreadStateGuard(
       InterpreterRef ref, const char* file = __builtin_FILE(),
       int line = __builtin_LINE()) noexcept PYHOLD_ATTACHES
-      : status_(ref.status()) {
-    if (ref) {
-      status_ =
-          pyhold_frame_enter(&frame_, std::move(ref).IntoRaw(), file, line);
-    }
-  }
+      : status_(ref ? pyhold_frame_enter(&frame_, ref.raw(), file, line)
+                    : ref.status()) {}
 
   ThreadStateGuard(const ThreadStateGuard&) = delete;
   ThreadStateGuard& operator=(const ThreadStateGuard&) = delete;

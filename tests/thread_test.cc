@@ -2,6 +2,7 @@
 // ThreadSanitizer too. What needs Python is in ensure_test.cc.
 #include <dirent.h>
 
+#include <algorithm>
 #include <atomic>
 #include <fstream>
 #include <future>
@@ -174,6 +175,87 @@ TEST_F(ThreadTest, WithoutAGilAnExitingThreadDeletesItsOwnState) {
   std::thread([&] { EXPECT_TRUE(ThreadStateGuard(view_)); }).join();
   EXPECT_EQ(fake_state_count(main_), 1);
   fake_set_no_gil(false);
+}
+
+// INV8: the count of users is what it was, in whatever order ensures are left.
+TEST_F(ThreadTest, EachUseIsCountedOnce) {
+  _is* sub = fake_interp_begin(false);
+  InterpreterView sub_view = InterpreterView::Current();
+  std::thread([&] {
+    constexpr int kGuards = 4;
+    int order[kGuards] = {0, 1, 2, 3};
+    _ts* kept = nullptr;
+    int kept_users = 0;  // inside of one guard
+    do {
+      // Each is made where the one before left the thread: attached, or, after
+      // the first, detached.
+      for (bool detaches : {false, true}) {
+        std::optional<ThreadStateGuard> guards[kGuards];
+        guards[0].emplace(view_);
+        if (kept == nullptr) {
+          kept = fake_current();
+          kept_users = fake_users();
+        }
+        EXPECT_EQ(fake_current(), kept);
+        EXPECT_EQ(fake_users(), kept_users);
+        std::optional<pyhold::ThreadStateDetachGuard> detached;
+        if (detaches) detached.emplace();
+        guards[1].emplace(view_);
+        guards[2].emplace(sub_view);
+        guards[3].emplace(sub_view);
+        // What has set a state aside is left before what is below it.
+        guards[3].reset();
+        guards[2].reset();
+        if (detaches) {
+          guards[1].reset();
+          detached.reset();
+          guards[1].emplace(view_);
+        }
+        guards[2].emplace(view_);
+        guards[3].emplace(view_);
+        for (int i : order) guards[i].reset();
+        EXPECT_EQ(fake_current(), nullptr);
+      }
+    } while (std::next_permutation(order, order + kGuards));
+    ThreadStateGuard again(view_);
+    EXPECT_EQ(fake_current(), kept);
+    EXPECT_EQ(fake_users(), kept_users);
+  }).join();
+  fake_interp_end(sub);
+}
+
+// INV9: what a call leaves is gone when it ends; what others left in between, when
+// the next one begins.
+TEST_F(ThreadTest, KeptStateHoldsNothingThatACallLeft) {
+  static int destroyed;
+  destroyed = 0;
+  std::thread([&] {
+    _ts* kept = nullptr;
+    auto leave_all = [] {
+      fake_leave_value();
+      fake_leave_error();
+    };
+    for (int i = 0; i < 3; ++i) {
+      std::optional<ThreadStateGuard> outer(std::in_place, view_);
+      EXPECT_FALSE(fake_has_value() || fake_has_error());
+      kept = fake_current();
+      {
+        ThreadStateGuard inner(view_);
+        leave_all();
+      }
+      EXPECT_TRUE(fake_has_value() && fake_has_error());  // the outer one's
+      fake_on_delete([](void*) { ++destroyed; }, nullptr);
+      outer.reset();
+      EXPECT_EQ(destroyed, i + 1);
+      fake_on_delete(nullptr, nullptr);
+    }
+    // Another, who does not count.
+    fake_restore(kept);
+    leave_all();
+    fake_save();
+    ThreadStateGuard next(view_);
+    EXPECT_FALSE(fake_has_value() || fake_has_error());
+  }).join();
 }
 
 TEST_F(ThreadTest, DeletedStateIsNotBoundAgain) {

@@ -826,14 +826,11 @@ static void check_thread(const struct pyhold_slot *slot) {
     ph_fatal_slot("a guard was left on another thread than its own", slot);
 }
 
-/* Whether the only ensure of a slot, which attached `state`, has nothing to clear
- * and nothing to delete. */
+/* Whether the only use of a slot has nothing to clear and nothing to delete. */
 static inline bool may_just_detach(const struct pyhold_slot *slot,
                                    port_state *state) {
-  /* Nobody else counts, so no ensure that left before does. */
   if (*ph_port_users(state) == PH_KEPT + 1) return ph_port_is_clean(state);
-  return !slot->counted &&
-         (state != slot->state || slot->keep || slot->persistent > 0);
+  return state != slot->state || slot->keep || slot->persistent > 0;
 }
 
 /* The short way for what enter_outermost() entered. */
@@ -843,7 +840,7 @@ static inline void leave_outermost(pyhold_frame *handle,
   port_state *state = slot->quick;
   if (state == NULL || is_closed(slot->record) || !ph_port_is_attached(state) ||
       slot->ensures != 1 || (slot->leans | slot->daemons) != 0 ||
-      !may_just_detach(slot, state)) {
+      slot->counted || !may_just_detach(slot, state)) {
     leave_slowly(handle, error);
     return;
   }

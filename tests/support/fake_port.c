@@ -336,6 +336,7 @@ void fake_leave_value(void) { current->dirty = true; }
 void fake_leave_error(void) { current->error = true; }
 bool fake_has_error(void) { return current->error; }
 bool fake_has_value(void) { return current->dirty; }
+int fake_users(void) { return current->users; }
 
 struct _ts *fake_current(void) { return current; }
 int fake_state_count(struct _is *interp) {

@@ -60,6 +60,9 @@ void fake_leave_error(void);
 bool fake_has_value(void);
 bool fake_has_error(void);
 
+/* How many use the state that is attached: what ph_port_users() counts. */
+int fake_users(void);
+
 /* Runs inside the deletion of a state, and of a value, attached, as destructors
  * do. */
 void fake_on_delete(void (*fn)(void *), void *arg);

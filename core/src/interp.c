@@ -5,12 +5,6 @@
 
 #include "thread.h"
 
-struct pyhold_view {
-  atomic_uint refs;
-  pyhold_keep keep;
-  struct record *record; /* a reference */
-};
-
 /* --- Holds --- */
 
 pyhold_status pyhold_interp_hold(pyhold_interp **out) {
@@ -124,8 +118,6 @@ pyhold_status pyhold_view_with(pyhold_view *view, pyhold_keep keep,
   return make_view(view->record, keep, out);
 }
 
-struct record *ph_view_record(const pyhold_view *view) { return view->record; }
-
 bool pyhold_view_is_attached(const pyhold_view *view) {
   return ph_thread_is_attached(view->record);
 }
@@ -156,11 +148,6 @@ pyhold_status pyhold_view_hold(pyhold_view *view, pyhold_interp **out) {
 pyhold_status pyhold_thread_ensure_view(pyhold_view *view) {
   if (view == NULL) return PYHOLD_EMISUSE;
   return ph_thread_ensure(view->record, ASK, view->keep);
-}
-
-pyhold_status pyhold_frame_enter_view(pyhold_frame **out, pyhold_view *view,
-                                      const char *file, int line) {
-  return ph_thread_enter(out, view->record, file, line, ASK, view->keep);
 }
 
 pyhold_status pyhold_thread_state_new(pyhold_view *view,

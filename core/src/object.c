@@ -10,7 +10,7 @@
 /* --- What is deferred --- */
 
 void pyhold_defer(pyhold_view *view, pyhold_deferred *node) {
-  struct record *r = ph_view_record(view);
+  struct record *r = view->record;
   /* The node may own the last reference to the view, and be run at once. */
   ph_record_ref(r);
   if (ph_deferred_push(r, node)) ph_service_wake(r);
@@ -19,12 +19,12 @@ void pyhold_defer(pyhold_view *view, pyhold_deferred *node) {
 
 uint64_t pyhold_deferred_count(const pyhold_view *view) {
   /* acquire: pairs with done() in deferred.c. */
-  return atomic_load_explicit(&ph_view_record(view)->deferred_count,
+  return atomic_load_explicit(&view->record->deferred_count,
                               memory_order_acquire);
 }
 
 pyhold_status pyhold_deferred_wait(pyhold_view *view, int64_t timeout_ms) {
-  struct record *r = ph_view_record(view);
+  struct record *r = view->record;
   /* The GIL is what the service thread waits for. */
   if (ph_thread_is_attached(r)) return PYHOLD_EMISUSE;
   const int64_t until_ms =
@@ -86,7 +86,7 @@ void pyhold_object_free(pyhold_object *o) {
   if (o == NULL ||
       atomic_fetch_sub_explicit(&o->refs, 1, memory_order_acq_rel) != 1)
     return;
-  if (ph_thread_is_attached(ph_view_record(o->view)))
+  if (ph_thread_is_attached(o->view->record))
     free_object(&o->node, /*attached=*/true);
   else
     pyhold_defer(o->view, &o->node);

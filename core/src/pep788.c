@@ -106,7 +106,7 @@ PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view) {
   pyhold_frame *handle;
   pyhold_status status;
   if (is_core_view(view)) {
-    struct record *r = ph_view_record(core_view(view));
+    struct record *r = core_view(view)->record;
     status = ph_thread_enter(&handle, r, NULL, 0, STRICT, PYHOLD_KEEP);
   } else {
     struct record *r = main_record(view);

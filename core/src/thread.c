@@ -715,9 +715,9 @@ NOINLINE static pyhold_status enter_outermost(const struct thread *t,
 
 /* Here the short way for an ensure in an ensure of the same interpreter, and
  * attached: its slot is protected (INV4). */
-pyhold_status ph_thread_enter(pyhold_frame **out, struct record *r,
-                              const char *file, int line, enum entry entry,
-                              pyhold_keep keep) {
+static inline pyhold_status enter(pyhold_frame **out, struct record *r,
+                                  const char *file, int line, enum entry entry,
+                                  pyhold_keep keep) {
   const struct thread *t = &self;
   struct pyhold_slot *slot = t->slots;
   if (slot == NULL || slot->record != r)
@@ -731,6 +731,17 @@ pyhold_status ph_thread_enter(pyhold_frame **out, struct record *r,
   ++slot->ensures;
   *out = slot_handle(slot, COUNTED);
   return PYHOLD_OK;
+}
+
+pyhold_status ph_thread_enter(pyhold_frame **out, struct record *r,
+                              const char *file, int line, enum entry entry,
+                              pyhold_keep keep) {
+  return enter(out, r, file, line, entry, keep);
+}
+
+pyhold_status pyhold_frame_enter_view(pyhold_frame **out, pyhold_view *view,
+                                      const char *file, int line) {
+  return enter(out, view->record, file, line, ASK, view->keep);
 }
 
 pyhold_status pyhold_frame_detach(pyhold_frame **out, pyhold_detach way,
@@ -851,7 +862,7 @@ static inline void leave_outermost(pyhold_frame *handle,
   ph_slot_leave(&slot->record->gate, slot);
 }
 
-void ph_thread_leave(pyhold_frame *handle, enum left_error error) {
+static inline void leave(pyhold_frame *handle, enum left_error error) {
   const unsigned kinds = kinds_of(handle);
   if (kinds == 0) {
     check_thread(handle->slot);
@@ -868,9 +879,11 @@ void ph_thread_leave(pyhold_frame *handle, enum left_error error) {
     leave_slowly(handle, error);
 }
 
-void pyhold_frame_leave(pyhold_frame *handle) {
-  ph_thread_leave(handle, REPORT_ERROR);
+void ph_thread_leave(pyhold_frame *handle, enum left_error error) {
+  leave(handle, error);
 }
+
+void pyhold_frame_leave(pyhold_frame *handle) { leave(handle, REPORT_ERROR); }
 
 /* --- The C pair --- */
 

@@ -84,8 +84,11 @@ static inline bool ph_hold_counts(const pyhold_interp *hold) {
   return ((uintptr_t)hold & PH_FORKS) == ph_forks;
 }
 
-/* The record of a view, which keeps it. */
-struct record *ph_view_record(const pyhold_view *view);
+struct pyhold_view {
+  atomic_uint refs;
+  pyhold_keep keep;
+  struct record *record; /* a reference */
+};
 
 enum entry {
   ASK,     /* at the gate */

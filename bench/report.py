@@ -4,7 +4,8 @@
     report.py chart RESULTS                          draws RESULTS/overview.svg of all in RESULTS
     report.py check RESULTS NAME...                  prints verdicts; ends with 1 if one is "missed"
 
-MEASURED is Google Benchmark's JSON, from one process or more; NAME is a Python's (3.13, 3.13t).
+MEASURED is Google Benchmark's JSON, from one process or more; with "library:" before it the
+benchmarks ran in a shared library. NAME is a Python's (3.13, 3.13t).
 All nanoseconds are medians over the repetitions.
 """
 
@@ -53,10 +54,19 @@ TARGETS = [
          of="native_view/none/call/1", by="pep788_view/none/call/1", least=80),
     dict(name="hold from a view / 3.15 Guard_FromView + Close",
          of="hold/none/empty/1", by="native_hold/none/empty/1", most=0.6),
+    dict(name="in a library: guard, warm / Restore + SaveThread",
+         of="library/kept/none/empty/1", by="library/bare/detached/empty/1",
+         most=1.3, most_free_threaded=1.4),
+    dict(name="in a library: guard, nested / PyGILState, nested",
+         of="library/kept/nested/empty/1", by="library/gilstate/nested/empty/1", most=0.9),
+    dict(name="in a library: guard, nested / 3.15 EnsureFromView",
+         of="library/kept/nested/empty/1", by="library/native_view/nested/empty/1", most=0.2),
+    dict(name="in a library: guard, attached / PyGILState, nested",
+         of="library/kept/attached/empty/1", by="library/gilstate/attached/empty/1", most=1.3),
     dict(name="guards per second, 2 threads / 1 beside a busy one",
          of="kept/none/empty/1b", by="kept/none/empty/2", times=2, least=1.9,
          free_threaded_only=True),
-    dict(name="bytes for each thread and interpreter", bytes=True, most=192),
+    dict(name="bytes for each thread and interpreter", bytes=True, most=256),
 ]
 
 
@@ -65,7 +75,8 @@ TARGETS = [
 def compile_result(name, files, command):
     runs, context, memory = {}, {}, {}
     for file in files:
-        with open(file) as f:
+        prefix = "library/" if file.startswith("library:") else ""
+        with open(file.removeprefix("library:")) as f:
             measured = json.load(f)
         context = context or measured["context"]
         for run in measured["benchmarks"]:
@@ -77,7 +88,7 @@ def compile_result(name, files, command):
             if situation == "memory":
                 memory.setdefault(way, []).append(run["bytes"])
             else:
-                key = "/".join((way, situation, inside, threads))
+                key = prefix + "/".join((way, situation, inside, threads))
                 runs.setdefault(key, []).append(run["real_time"])  # all are in ns
 
     result = {
@@ -181,6 +192,12 @@ def print_table(result):
             (("hold", "pyhold"), ("native_hold", "3.15 Guard_FromView + Close"))]
     print("Hold and release, from a view: "
           + ", ".join("%s %s" % pair for pair in hold if pair[1] != "-"))
+    library = [(title, number(ns(result, "library/kept/%s/empty/1" % situation)),
+                number(ns(result, "library/%s/empty/1" % other))) for title, situation, other in
+               (("warm", "none", "bare/detached"), ("nested", "nested", "gilstate/nested"),
+                ("attached", "attached", "gilstate/attached"))]
+    print("In a shared library, pyhold and RestoreThread/SaveThread or PyGILState_Ensure: "
+          + ", ".join("%s %s and %s" % entry for entry in library))
     memory = result["memory_bytes_per_thread"]
     if "kept" in memory:
         print("Memory, malloc's, for each thread: PyGILState %s bytes, pyhold %s more"

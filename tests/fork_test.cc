@@ -819,7 +819,7 @@ SCENARIO(Storm) {
 TEST(ForkTest, StormInChildren) {
   const char* runs = getenv("PYHOLD_STORM_RUNS");
   const int run_count =
-      runs != nullptr ? atoi(runs) : 15;  // of four children each
+      runs != nullptr ? atoi(runs) : 8;  // of four children each
   std::atomic<int> next{0};
   auto work = [&] {
     for (int i; (i = next++) < run_count;)

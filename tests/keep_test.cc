@@ -277,7 +277,7 @@ SCENARIO(ManyShortThreads) {
   return 0;
 }
 TEST(KeepTest, ShortThreadsLeaveNoGrowth) {
-  EXPECT_EQ(RunChild("ManyShortThreads", 100000, 280), Clean());
+  EXPECT_EQ(RunChild("ManyShortThreads", 30000, 280), Clean());
 }
 
 // Kept states are CPython's to delete when it ends; a thread that lives on is

@@ -616,7 +616,11 @@ static pyhold_status attach(struct thread *t, struct pyhold_slot *slot,
 
   if (t->gone != NULL && ph_port_gilstate() == t->gone)
     ph_port_forget_gilstate(r->interp);
-  if (!reserve_frame(t)) return PYHOLD_ENOMEM;
+  /* Without a gilstate none is displaced: a new state becomes it. */
+  if ((attached != NULL || slot->quick != NULL || t->exiting ||
+       ph_port_gilstate() != NULL) &&
+      !reserve_frame(t))
+    return PYHOLD_ENOMEM;
   bool made = false;
   port_state *state = detached_state(t, slot);
   if (state == NULL) {

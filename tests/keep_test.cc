@@ -2,6 +2,7 @@
 #include "tests/support/python.h"
 
 #include <malloc.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -278,6 +279,30 @@ SCENARIO(ManyShortThreads) {
 }
 TEST(KeepTest, ShortThreadsLeaveNoGrowth) {
   EXPECT_EQ(RunChild("ManyShortThreads", 30000, 280), Clean());
+}
+
+// A thread that cannot have its exit seen is refused, until it can.
+SCENARIO(NoKeyIsLeft) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  std::vector<pthread_key_t> keys;
+  for (pthread_key_t key; pthread_key_create(&key, nullptr) == 0;)
+    keys.push_back(key);
+  PyThreadState* state = PyEval_SaveThread();
+  std::thread([&] {
+    REQUIRE(ThreadStateGuard(view).status() == PYHOLD_ENOMEM);
+    REQUIRE(pyhold_thread_ensure_view(view.raw()) == PYHOLD_ENOMEM);
+    REQUIRE(pthread_key_delete(keys.back()) == 0);
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    CallPython();
+  }).join();
+  PyEval_RestoreThread(state);
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(KeepTest, WithoutAKeyAThreadIsRefusedUntilThereIsOne) {
+  EXPECT_EQ(RunChild("NoKeyIsLeft"), Clean());
 }
 
 // Kept states are CPython's to delete when it ends; a thread that lives on is

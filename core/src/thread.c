@@ -953,8 +953,7 @@ pyhold_status pyhold_thread_set_daemon(bool daemon) {
  * that it is the gilstate: ph_port_state_own() puts both right. */
 
 static pthread_key_t exit_key; /* for its destructor only */
-static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
-static int exit_key_error;
+static bool has_exit_key;      /* under the lock */
 
 /* What becomes of the state that an exiting thread has. Where there is a GIL it
  * is not waited for: someone who has it may be joining this thread. So the slot
@@ -1017,8 +1016,14 @@ static void thread_exit(void *arg) {
   end_thread(t);
 }
 
-static void make_exit_key(void) {
-  exit_key_error = pthread_key_create(&exit_key, thread_exit);
+/* False: no key is left, or no memory. It may be tried again. */
+static bool make_exit_key(void) {
+  ph_lock();
+  if (!has_exit_key)
+    has_exit_key = pthread_key_create(&exit_key, thread_exit) == 0;
+  const bool made = has_exit_key;
+  ph_unlock();
+  return made;
 }
 
 /* Of the C++ runtime; not in every C library. Calls fn(arg) as the thread exits,
@@ -1041,9 +1046,7 @@ static void exit_begins(void *arg) {
 /* Have thread_exit() called for this thread. False: no memory. */
 static bool is_known(struct thread *t) {
   if (t->serial != 0) return true;
-  pthread_once(&exit_key_once, make_exit_key);
-  if (exit_key_error != 0 || pthread_setspecific(exit_key, t) != 0)
-    return false;
+  if (!make_exit_key() || pthread_setspecific(exit_key, t) != 0) return false;
   if (__cxa_thread_atexit_impl != NULL) {
     /* It ends the process where it gets no memory: so ask for some first. */
     void *probe = malloc(64);

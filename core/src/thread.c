@@ -1,6 +1,7 @@
 #include "thread.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -1191,11 +1192,12 @@ void pyhold_thread_state_detach(pyhold_thread_state *ts) {
 void pyhold_thread_state_delete(pyhold_thread_state *ts) {
   if (ts == NULL) return;
   if (!is_own(ts)) {
-#ifdef NDEBUG
+    fprintf(
+        stderr,
+        "pyhold: a persistent thread state was deleted on thread %lld, which "
+        "is not its own: it is leaked\n",
+        (long long)ph_this_thread_id());
     return;
-#else
-    ph_fatal("a persistent thread state was deleted on another thread");
-#endif
   }
   if (ts->handle != NULL) pyhold_thread_state_detach(ts);
   struct record *r = ts->record;

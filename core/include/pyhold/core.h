@@ -439,9 +439,8 @@ PYHOLD_API void pyhold_thread_state_detach(pyhold_thread_state *state);
  * has closed the state is CPython's to delete.
  *
  * Attached:  not needed; nothing changes.
- * Aborts:    on another thread than its own, in a build without NDEBUG; with
- *            NDEBUG it is then leaked.
- * Threads:   the one that made it.
+ * Threads:   the one that made it. On another it is leaked, with a line on stderr:
+ *            the main interpreter loses memory, a subinterpreter waits for ever.
  * Blocks:    until the GIL is free; so whoever joins this thread should be
  *            detached. Runs Python destructors. */
 PYHOLD_API void pyhold_thread_state_delete(pyhold_thread_state *state);

@@ -30,8 +30,7 @@ inline namespace PYHOLD_ABI {
 //   in a thread_local destructor                as above; it waits for the GIL,
 //                                               so join this thread detached
 //   alive, the main interpreter closed or gone  nothing: CPython deletes it
-//   another                                     a fatal message; with NDEBUG in
-//                                               the core, it is leaked
+//   another                                     a line on stderr; it is leaked
 //
 //   void Worker(const pyhold::InterpreterView& view) {
 //     pyhold::PersistentThreadState state(view);

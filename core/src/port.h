@@ -181,9 +181,6 @@ bool ph_port_adopt_main(void);
 /* The same, but never now, and without running Python code. */
 bool ph_port_adopt_main_later(void);
 
-/* Whether the process has other interpreters than this one. */
-bool ph_port_has_other_interps(void);
-
 /* Run the handlers of signals that came. An exception of theirs is reported as
  * unraisable; true if it was KeyboardInterrupt. */
 bool ph_port_interrupted(void);

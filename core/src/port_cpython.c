@@ -144,9 +144,14 @@ port_state *ph_port_current(port_state **maybe) {
 
 bool ph_port_maybe_is_plausible(port_state *maybe) {
   (void)maybe;
+#if CURRENT_IS_GLOBAL
   /* A thread's attached state differs from its gilstate only where there are
-   * subinterpreters. */
-  return ph_port_has_other_interps();
+   * subinterpreters. They come and go under the one GIL, which the caller has. */
+  PyInterpreterState *first = PyInterpreterState_Head();
+  return first != NULL && PyInterpreterState_Next(first) != NULL;
+#else
+  return false; /* there is no `maybe` */
+#endif
 }
 
 port_state *ph_port_gilstate(void) { return PyGILState_GetThisThreadState(); }
@@ -591,13 +596,6 @@ static int register_again(void *cookie) {
 
 bool ph_port_register_main_gate_later(void *cookie) {
   return Py_AddPendingCall(register_again, cookie) == 0;
-}
-
-bool ph_port_has_other_interps(void) {
-  /* The head changes under a lock of CPython's, which reading it does not need:
-   * an interpreter that comes or goes this moment may be missed either way. */
-  PyInterpreterState *first = PyInterpreterState_Head();
-  return first != NULL && PyInterpreterState_Next(first) != NULL;
 }
 
 bool ph_port_interrupted(void) {

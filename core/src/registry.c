@@ -498,6 +498,7 @@ static void finish(const struct ending *e) {
 
 /* --- The report --- */
 
+/* Not under the lock: it reads a file. The thread may be gone by then. */
 static void thread_name(int64_t thread_id, char name[16]) {
   char path[64];
   snprintf(path, sizeof path, "/proc/self/task/%" PRId64 "/comm", thread_id);
@@ -569,7 +570,6 @@ static void report_one(const struct ending *e, struct record *r, void *arg) {
         .file = atomic_load_explicit(&s->file, memory_order_relaxed),
         .line = atomic_load_explicit(&s->line, memory_order_relaxed),
         .is_finalizing_thread = s->thread_id == e->finalizing_thread_id};
-    thread_name(s->thread_id, holder->thread_name);
     ++holder;
     ++held->report.holder_count;
   }
@@ -591,6 +591,9 @@ static void report(const struct ending *e, bool giving_up) {
     struct held *held = list;
     list = held->next;
     held->report.giving_up = giving_up;
+    pyhold_holder *holders = (pyhold_holder *)(held + 1);
+    for (size_t i = 0; i < held->report.holder_count; ++i)
+      thread_name(holders[i].thread_id, holders[i].thread_name);
     if (p.report != NULL)
       p.report(&held->report, p.arg);
     else
@@ -602,10 +605,7 @@ static void report(const struct ending *e, bool giving_up) {
 
 /* --- The wait --- */
 
-/* Requires: the lock. */
-static int64_t warn_after_ms(void) {
-  if (policy.warn_after_ms < 0) return INT64_MAX;
-  if (policy.warn_after_ms > 0) return policy.warn_after_ms;
+static int64_t default_warn_after_ms(void) {
   const char *text = getenv("PYHOLD_WARN_AFTER_MS");
   char *end;
   if (text != NULL && *text != '\0') {
@@ -614,6 +614,12 @@ static int64_t warn_after_ms(void) {
     if (*end == '\0' && ms > 0) return ms;
   }
   return DEFAULT_WARN_AFTER_MS;
+}
+
+/* Requires: the lock. */
+static int64_t warn_after_ms(int64_t default_ms) {
+  if (policy.warn_after_ms < 0) return INT64_MAX;
+  return policy.warn_after_ms > 0 ? policy.warn_after_ms : default_ms;
 }
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -709,9 +715,10 @@ void ph_registry_finalize(void *cookie, bool may_wait) {
   for_each_ending(&e, close_one, NULL);
   ph_unlock();
   if (may_wait) tell(&e);
+  const int64_t default_ms = default_warn_after_ms();
   ph_lock();
   e.began_ms = ph_now_ms();
-  e.warn_at_ms = warn_after_ms();
+  e.warn_at_ms = warn_after_ms(default_ms);
   bool idle = all_idle(&e);
   ph_unlock();
   if (!idle && may_wait) wait_here(&e);

@@ -187,12 +187,6 @@ bool ph_port_register_main_gate_later(void *cookie) {
   return false;
 }
 
-bool ph_port_has_other_interps(void) {
-  for (struct _is *i = atomic_load(&all_interps); i != NULL; i = i->next)
-    if (!i->is_main && !atomic_load(&i->ended)) return true;
-  return false;
-}
-
 pyhold_status ph_port_register_gate(void *cookie) {
   struct record *record = cookie;
   if (no_memory) return PYHOLD_ENOMEM;

@@ -70,7 +70,7 @@ SCENARIO(OwnsAndGivesBack) {
   ObjectRef empty;
   REQUIRE(!empty && empty.get() == nullptr && !empty.view());
   REQUIRE(empty == ObjectRef() && empty.NewRef() == nullptr);
-  REQUIRE(empty.with_object([](PyObject*) { REQUIRE(false); }) ==
+  REQUIRE(empty.WithObject([](PyObject*) { REQUIRE(false); }) ==
           PYHOLD_EMISUSE);
   REQUIRE(!ObjectRef::Steal(view, nullptr));
   {
@@ -95,7 +95,7 @@ SCENARIO(WithObject) {
     ThreadStateDetachGuard detached;
     std::thread([&] {
       for (int i = 0; i < 3; ++i) {
-        REQUIRE(function.with_object([&](PyObject* f) {
+        REQUIRE(function.WithObject([&](PyObject* f) {
           REQUIRE(f == function.get());
           Py_XDECREF(PyObject_CallNoArgs(f));
         }) == PYHOLD_OK);
@@ -104,7 +104,7 @@ SCENARIO(WithObject) {
   }
   REQUIRE(Eval("called") == 3);
   REQUIRE(Py_FinalizeEx() == 0);
-  REQUIRE(function.with_object([](PyObject*) { REQUIRE(false); }) ==
+  REQUIRE(function.WithObject([](PyObject*) { REQUIRE(false); }) ==
           PYHOLD_EFINALIZING);
   return 0;
 }

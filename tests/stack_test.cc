@@ -148,7 +148,7 @@ SCENARIO(DetachedWhileTheySwitch) {
           Fiber::Yield();
         }
       });
-      REQUIRE(!view.is_attached() && UsersInAGuard(view) == users);
+      REQUIRE(!view.IsAttached() && UsersInAGuard(view) == users);
     }
   };
   PyThreadState* main_state = PyEval_SaveThread();
@@ -174,7 +174,7 @@ void Binding(const InterpreterView& view, int depth) {
   {
     std::optional<ThreadStateDetachGuard> detached;
     Detach(&detached, depth);
-    REQUIRE(!view.is_attached());
+    REQUIRE(!view.IsAttached());
     ThreadStateGuard guard(view);
     REQUIRE(guard && Attached() == state);
     Fiber::Yield();
@@ -322,22 +322,22 @@ SCENARIO(AttachedWhileTheySwitch) {
         a.Resume();
         b.Resume();
         b.Resume();
-        REQUIRE(view.is_attached());
+        REQUIRE(view.IsAttached());
         a.Resume();
-        REQUIRE(a.ended() && b.ended() && !view.is_attached());
+        REQUIRE(a.ended() && b.ended() && !view.IsAttached());
       }
       {
         Fiber a(body), b(body), c(body);
         a.Resume();
         b.Resume();
         a.Resume();  // attached it, and so detaches it
-        REQUIRE(a.ended() && !view.is_attached());
+        REQUIRE(a.ended() && !view.IsAttached());
         c.Resume();  // attaches it again
         call = false;
         b.Resume();
-        REQUIRE(view.is_attached());
+        REQUIRE(view.IsAttached());
         c.Resume();
-        REQUIRE(b.ended() && c.ended() && !view.is_attached());
+        REQUIRE(b.ended() && c.ended() && !view.IsAttached());
       }
       REQUIRE(UsersInAGuard(view) == users);
     }
@@ -371,12 +371,12 @@ SCENARIO(ValuesLast) {
         state = Attached();
         Exec("local.value = 7");
         Fiber::Yield();
-        REQUIRE(!view.is_attached());
+        REQUIRE(!view.IsAttached());
         ThreadStateGuard again(view);
         REQUIRE(Attached() == state && Eval("local.value") == 7);
       });
       for (Fiber* fiber : {&a, &b, &a, &b}) fiber->Resume();
-      REQUIRE(a.ended() && b.ended() && !view.is_attached());
+      REQUIRE(a.ended() && b.ended() && !view.IsAttached());
     }
   }).join();
   PyEval_RestoreThread(main_state);
@@ -417,7 +417,7 @@ SCENARIO(TwoInterpreters) {
     Fiber a([&] { body(0); }), b([&] { body(1); }), c([&] { body(0); });
     for (Fiber* fiber : {&a, &b, &c, &c, &b, &a}) fiber->Resume();
     REQUIRE(a.ended() && b.ended() && c.ended());
-    REQUIRE(!view.is_attached() && !sub_view.is_attached());
+    REQUIRE(!view.IsAttached() && !sub_view.IsAttached());
   };
   auto detached = [&] {  // in any order
     const int users = UsersInAGuard(view);
@@ -428,7 +428,7 @@ SCENARIO(TwoInterpreters) {
       });
       REQUIRE(UsersInAGuard(view) == users);
     }
-    REQUIRE(!view.is_attached() && !sub_view.is_attached());
+    REQUIRE(!view.IsAttached() && !sub_view.IsAttached());
   };
   auto both = [&] {
     in_order();
@@ -640,9 +640,9 @@ SCENARIO(Coroutines) {
     {  // destroyed while it is suspended in a guard
       Coroutine one = OneGuard(view);
       one.Resume();
-      REQUIRE(view.is_attached());
+      REQUIRE(view.IsAttached());
     }
-    REQUIRE(!view.is_attached());
+    REQUIRE(!view.IsAttached());
   }).join();
   PyEval_RestoreThread(main_state);
   REQUIRE(Py_FinalizeEx() == 0);

@@ -85,7 +85,7 @@ class [[nodiscard]] BufferRef final {
     if (shared_ == nullptr ||
         shared_->refs.fetch_sub(1, std::memory_order_acq_rel) != 1)
       return;
-    if (shared_->view.is_attached()) {
+    if (shared_->view.IsAttached()) {
       Shared::End(shared_, /*attached=*/true);
     } else {
       pyhold_defer(shared_->view.raw(), shared_);

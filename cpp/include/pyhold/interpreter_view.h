@@ -113,7 +113,7 @@ class [[nodiscard]] InterpreterView final {
   }
 
   // See pyhold_view_is_attached(). Requires: not empty.
-  bool is_attached() const noexcept { return pyhold_view_is_attached(raw_); }
+  bool IsAttached() const noexcept { return pyhold_view_is_attached(raw_); }
 
   // The view as the C API has it; stays owned by this object.
   pyhold_view* raw() const noexcept { return raw_; }

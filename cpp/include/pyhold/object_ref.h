@@ -29,7 +29,7 @@ inline namespace PYHOLD_ABI {
 //   // attached:
 //   pyhold::ObjectRef callback = pyhold::ObjectRef::Borrow(view, function);
 //   pool.Submit([callback] {
-//     (void)callback.with_object([](PyObject* function) {
+//     (void)callback.WithObject([](PyObject* function) {
 //       Py_XDECREF(PyObject_CallNoArgs(function));
 //     });
 //   });
@@ -95,7 +95,7 @@ class [[nodiscard]] ObjectRef final {
   // Returns OK, if it was called; else why not: what an ensure returns, or
   // status().
   template <typename F>
-  pyhold_status with_object(F&& fn, const char* file = __builtin_FILE(),
+  pyhold_status WithObject(F&& fn, const char* file = __builtin_FILE(),
                             int line = __builtin_LINE()) const {
     if (raw_ == nullptr) return status_;
     ThreadStateGuard guard(view(), file, line);

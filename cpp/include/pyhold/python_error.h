@@ -104,7 +104,7 @@ class PythonError final {
   // what exception() has, if that is empty. A failure leaves what is pending.
   pyhold_status Restore() const {
     if (!exception_) return exception_.status();
-    if (!exception_.view().is_attached()) {
+    if (!exception_.view().IsAttached()) {
       pyhold_status status = InterpreterView::Current().status();
       return status == PYHOLD_EDETACHED ? status : PYHOLD_EMISUSE;
     }
@@ -143,7 +143,7 @@ class PythonError final {
       for (auto it = registered.codes.rbegin(); it != registered.codes.rend();
            ++it) {
         const ObjectRef& type = it->first;
-        if (type && type.view().is_attached() &&
+        if (type && type.view().IsAttached() &&
             PyErr_GivenExceptionMatches(exception, type.get()))
           return it->second;
       }

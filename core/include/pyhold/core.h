@@ -359,20 +359,46 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
     pyhold_frame **out, pyhold_view *view, const char *file, int line);
 
-/* What becomes of the interpreter while the thread is detached from it. */
+/* Two ways to detach. This is the one place that says when to use which.
+ *
+ *                      RELEASED, the default        HOLDING
+ *   C++                ThreadStateDetachGuard g;    ThreadStateDetachGuard
+ *                                                     g(pyhold::kHolding);
+ *   replaces           Py_BEGIN_ALLOW_THREADS       the same, where the code after
+ *                                                     it must run
+ *   use it around      whatever may block: read(),  short work that must be
+ *                      poll(), a queue, a join      finished
+ *   meanwhile          the interpreter may          the interpreter waits for the
+ *                      finalize                     thread
+ *   detaching too      detaches                     EFINALIZING; the thread stays
+ *     late                                          attached
+ *   coming back too    the thread sleeps for good   cannot happen
+ *     late
+ *
+ * Use RELEASED, unless something would be lost. With HOLDING a thread in a long system
+ * call keeps the process from ending.
+ *
+ * Inside an ensure of the same interpreter the two are alike, because the ensure goes
+ * on holding. So work that may block for long belongs outside of ensures, or needs a
+ * word from pyhold_on_close(). Non-daemon threads of Python's own are joined before the
+ * interpreter ends, so they are never late.
+ *
+ * A join is such work, too: the joined thread may end the process. PyErr_Print() does
+ * that for a SystemExit: it finalizes on the calling thread, and waits there for all
+ * other holders. A holder that joins this thread then waits for ever. Call
+ * PyErr_WriteUnraisable() instead: it reports every exception, and never ends the
+ * process. */
 typedef enum pyhold_detach {
-  /* The default: as Py_BEGIN_ALLOW_THREADS. Nothing is held, so a thread that is in
-   * a long system call does not keep the process from ending. A thread that comes
-   * back too late sleeps for good: it is neither returned to code that believes to
-   * be attached, nor ended by pthread_exit(), as CPython before 3.13.8 does. */
+  /* Nothing is held. A thread that comes back too late is neither returned to code
+   * that believes to be attached, nor ended by pthread_exit(), as CPython before
+   * 3.13.8 does. */
   PYHOLD_DETACH_RELEASED = 0,
-  /* The interpreter does not finalize until the thread is back, so that coming
-   * back always succeeds: for short work that must be finished. */
+  /* The interpreter does not finalize until the thread is back. */
   PYHOLD_DETACH_HOLDING = 1
 } pyhold_detach;
 
-/* Detach the calling thread until pyhold_frame_leave() attaches it again. Inside
- * an ensure of the same interpreter that holds, both ways hold.
+/* Detach the calling thread until pyhold_frame_leave() attaches it again. See
+ * pyhold_detach for the choice of `way`.
  *
  * Attached:  required. On 3.11 with subinterpreters it must be to a state that
  *            is the thread's gilstate, or that pyhold has seen (a view was made

@@ -7,30 +7,18 @@
 namespace pyhold {
 inline namespace PYHOLD_ABI {
 
-// Names the second way of a ThreadStateDetachGuard.
+// Asks a ThreadStateDetachGuard to hold the interpreter.
 struct Holding {};
 inline constexpr Holding kHolding{};
 
-// Detaches the calling thread for a scope, and attaches the same thread state
-// again at its end. There are two ways:
-//
-//                       ThreadStateDetachGuard g;    g(pyhold::kHolding)
-//   takes the place of  Py_BEGIN_ALLOW_THREADS       the same, where code must
-//                                                    come back
-//   the interpreter     may finalize meanwhile       waits until the scope ends
-//   coming back late    sleeps for good              cannot happen
-//   around              read(), poll(), a queue, a   short work that must be
-//                       join: whatever may block     finished
-//
-// Use the first unless something would be lost: with the second a thread in a long
-// system call keeps the process from ending. Inside a ThreadStateGuard of the same
-// interpreter both hold. Threads of Python's own that are not daemons are joined
-// before the interpreter ends, so they are never late.
+// Detaches the calling thread for a scope, and attaches the same thread state again
+// at its end. Plain, it replaces Py_BEGIN_ALLOW_THREADS, and lets the interpreter
+// finalize meanwhile. With kHolding the interpreter waits for the thread. core.h says
+// at pyhold_detach when to use which.
 //
 // A thread that is not attached gets PYHOLD_EDETACHED, and nothing happens. With
 // kHolding a daemon thread that comes here after the gate has closed is refused,
-// and stays attached: test the guard. PyErr_Print() may end the process on this
-// thread (SystemExit), which waits for holders; PyErr_WriteUnraisable() does not.
+// and stays attached: test the guard.
 //
 // Must be left on its thread, while that thread is detached.
 //

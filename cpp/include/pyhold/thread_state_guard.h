@@ -34,7 +34,10 @@ inline namespace PYHOLD_ABI {
 // which runs Python destructors: release locks that they need before it.
 //
 // Don't block while attached: no other Python thread can run. Put a
-// ThreadStateDetachGuard around whatever blocks.
+// ThreadStateDetachGuard around what blocks. This guard goes on holding the
+// interpreter, so keep work that may block for long out of it (core.h, at
+// pyhold_detach). Report exceptions with PyErr_WriteUnraisable(): PyErr_Print() may
+// end the process.
 //
 // A guard must be left on its thread. Guards of one interpreter that nest may be
 // left in any order, as greenlets, fibers and coroutines do. A guard that attached

@@ -115,6 +115,10 @@ class [[nodiscard]] InterpreterView final {
   // See pyhold_view_is_attached(). Requires: not empty.
   bool IsAttached() const noexcept { return pyhold_view_is_attached(raw_); }
 
+  // See pyhold_view_is_closed(): a hint for code that has another way. True for an
+  // empty view.
+  bool IsClosed() const noexcept { return pyhold_view_is_closed(raw_); }
+
   // The view as the C API has it; stays owned by this object.
   pyhold_view* raw() const noexcept { return raw_; }
 

@@ -124,8 +124,8 @@ bool pyhold_view_is_attached(const pyhold_view *view) {
 
 bool pyhold_view_is_closed(const pyhold_view *view) {
   /* relaxed: a hint. Nothing is read on the strength of it. */
-  return view == NULL || atomic_load_explicit(&view->record->gate.closed,
-                                              memory_order_relaxed);
+  return view == NULL ||
+         atomic_load_explicit(&view->record->gate.closed, memory_order_relaxed);
 }
 
 pyhold_view *pyhold_view_dup(pyhold_view *view) {

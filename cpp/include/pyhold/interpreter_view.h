@@ -56,18 +56,11 @@ class [[nodiscard]] InterpreterView final {
     return OfThisThread(InterpreterView());
   }
 
-  // Takes over a view from the C API.
-  static InterpreterView FromRaw(pyhold_view* raw) noexcept {
-    return InterpreterView(raw, raw != nullptr ? PYHOLD_OK : PYHOLD_EMISUSE);
+  // Takes over a view from the C API; from NULL makes an empty object, with `status`.
+  static InterpreterView FromRaw(
+      pyhold_view* raw, pyhold_status status = PYHOLD_EMISUSE) noexcept {
+    return InterpreterView(raw, raw != nullptr ? PYHOLD_OK : status);
   }
-
-  // From a view of PEP 788's API, which stays the caller's, and back to one,
-  // which is the caller's to close: see pyhold/pep788_interop.h, which must be
-  // included. View is PyInterpreterView.
-  template <typename View>
-  static InterpreterView FromNative(View* view) noexcept;
-  template <typename View>
-  [[nodiscard]] View* ToNative() const noexcept;
 
   InterpreterView() = default;
   InterpreterView(const InterpreterView& other) noexcept

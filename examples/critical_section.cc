@@ -77,7 +77,10 @@ int main() {
       "import atexit, threading\n"
       "the_end_has_begun = threading.Event()\n"
       "atexit.register(the_end_has_begun.set)\n");
-  std::thread native([&] { TransferOnNativeThread(view, &native_is_inside); });
+  std::thread native([&] {
+    expect(TransferOnNativeThread(view, &native_is_inside) == PYHOLD_OK,
+           "the native thread got in");
+  });
   Py_BEGIN_ALLOW_THREADS;
   native_is_inside.get_future().wait();
   Py_END_ALLOW_THREADS;

@@ -43,6 +43,42 @@ bool ThreadSleeps(int thread_id) {
   return state == 'S';
 }
 
+// A thread that is inside a guard sees the gate closed, and still gets in.
+SCENARIO(IsClosed) {
+  StartPython();
+  REQUIRE(InterpreterView().IsClosed() && pyhold_view_is_closed(nullptr));
+  InterpreterView view = InterpreterView::Current();
+  REQUIRE(!view.IsClosed());
+  std::promise<void> inside;
+  std::thread holder([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    ThreadStateDetachGuard detached;
+    inside.set_value();
+    while (!view.IsClosed()) std::this_thread::yield();
+    ThreadStateGuard nested(view);
+    REQUIRE(nested && view.IsClosed());
+    std::thread([&] {
+      ThreadStateGuard late(view);
+      REQUIRE(late.status() == PYHOLD_EFINALIZING);
+    }).join();
+  });
+  {
+    ThreadStateDetachGuard detached;
+    inside.get_future().wait();
+  }
+  REQUIRE(Py_FinalizeEx() == 0);
+  holder.join();
+  REQUIRE(view.IsClosed());
+  StartPython();  // another interpreter, with a gate of its own
+  REQUIRE(view.IsClosed() && !InterpreterView::Current().IsClosed());
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(FinalizeTest, ViewTellsWhenTheGateHasClosed) {
+  EXPECT_EQ(RunChild("IsClosed"), Clean());
+}
+
 // --- What delays finalization, and what does not ---
 
 enum Way {

@@ -14,6 +14,7 @@
 
 namespace {
 
+using pyhold::FromPep788;
 using pyhold::InterpreterRef;
 using pyhold::InterpreterView;
 using pyhold::ThreadStateDetachGuard;
@@ -39,17 +40,17 @@ SCENARIO(ThereAndBack) {
   PyInterpreterView* native = PyInterpreterView_FromCurrent();
   auto check = [&] {
     PyThreadState* before = Attached();
-    InterpreterRef ref = InterpreterRef::FromGuard(guard);
+    InterpreterRef ref = FromPep788(guard);
     REQUIRE(ref && ref.id() == 0);
-    PyInterpreterGuard* another = ref.ToGuard<PyInterpreterGuard>();
+    PyInterpreterGuard* another = ToPep788(ref);
     REQUIRE(another != nullptr);
-    ref = InterpreterRef::FromGuard(another);
+    ref = FromPep788(another);
     PyInterpreterGuard_Close(another);
     REQUIRE(ref && ref.id() == 0);
 
-    InterpreterView view = InterpreterView::FromNative(native);
+    InterpreterView view = FromPep788(native);
     REQUIRE(view && view.id() == 0 && view.Hold());
-    PyInterpreterView* back = view.ToNative<PyInterpreterView>();
+    PyInterpreterView* back = ToPep788(view);
     REQUIRE(back != nullptr);
     PyThreadStateToken* token = PyThreadState_EnsureFromView(back);
     REQUIRE(token != nullptr && AttachedId() == 0);
@@ -57,8 +58,8 @@ SCENARIO(ThereAndBack) {
     PyInterpreterView_Close(back);
     if (before != nullptr) REQUIRE(Attached() == before);
 
-    REQUIRE(InterpreterRef().ToGuard<PyInterpreterGuard>() == nullptr);
-    REQUIRE(InterpreterView().ToNative<PyInterpreterView>() == nullptr);
+    REQUIRE(ToPep788(InterpreterRef()) == nullptr);
+    REQUIRE(ToPep788(InterpreterView()) == nullptr);
   };
   PyErr_SetString(PyExc_ValueError, "the caller's");
   check();
@@ -75,7 +76,7 @@ SCENARIO(ThereAndBack) {
     PyThreadState_Release(token);
   });
   OnNewThread([&] {
-    ThreadStateGuard attached(InterpreterView::FromNative(native));
+    ThreadStateGuard attached(FromPep788(native));
     check();
   });
 
@@ -84,20 +85,19 @@ SCENARIO(ThereAndBack) {
   PyInterpreterView* sub_native = PyInterpreterView_FromCurrent();
   int64_t id = AttachedId();
   OnNewThread([&] {
-    REQUIRE(InterpreterRef::FromGuard(sub_guard).id() == id);
-    REQUIRE(InterpreterView::FromNative(sub_native).id() == id);
+    REQUIRE(FromPep788(sub_guard).id() == id);
+    REQUIRE(FromPep788(sub_native).id() == id);
   });
   PyInterpreterGuard_Close(sub_guard);
   sub.End();
-  REQUIRE(InterpreterView::FromNative(sub_native).status() ==
-          PYHOLD_EFINALIZING);
+  REQUIRE(FromPep788(sub_native).status() == PYHOLD_EFINALIZING);
   PyInterpreterView_Close(sub_native);
 
   InterpreterView view = InterpreterView::Current();
   PyInterpreterGuard_Close(guard);
   REQUIRE(Py_FinalizeEx() == 0);
-  REQUIRE(InterpreterView::FromNative(native).status() == PYHOLD_EFINALIZING);
-  REQUIRE(view.ToNative<PyInterpreterView>() == nullptr);
+  REQUIRE(FromPep788(native).status() == PYHOLD_EFINALIZING);
+  REQUIRE(ToPep788(view) == nullptr);
   PyInterpreterView_Close(native);
   return 0;
 }
@@ -179,14 +179,14 @@ SCENARIO(GuardOutlivesTheGate) {
   StartPython();
   InterpreterView view = InterpreterView::Current();
   PyInterpreterGuard* guard = PyInterpreterGuard_FromCurrent();
-  InterpreterRef ref = InterpreterRef::FromGuard(guard);
+  InterpreterRef ref = FromPep788(guard);
   std::thread thread([&] {
     while (ThreadStateGuard(view)) std::this_thread::yield();
     // The gate is closed. A ref gives a guard, where CPython gives guards.
-    PyInterpreterGuard* another = ref.ToGuard<PyInterpreterGuard>();
+    PyInterpreterGuard* another = ToPep788(ref);
     REQUIRE((another != nullptr) == kIsNative);
     if (another != nullptr) PyInterpreterGuard_Close(another);
-    REQUIRE(InterpreterRef::FromGuard(guard).status() == PYHOLD_EFINALIZING);
+    REQUIRE(FromPep788(guard).status() == PYHOLD_EFINALIZING);
     ref = InterpreterRef();
     PyThreadStateToken* token = PyThreadState_Ensure(guard);
     REQUIRE(token != nullptr);

@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <fstream>
 #include <future>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -576,6 +578,66 @@ SCENARIO(OnClose) {
 }
 TEST(OnCloseTest, IsCalledOnceUnlessTakenBack) {
   EXPECT_EQ(RunChild("OnClose"), Clean());
+}
+
+static_assert(!std::is_move_constructible_v<pyhold::OnClose>);
+
+SCENARIO(OnCloseOwner) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  std::string told;
+  pyhold::OnClose first(view, [&] { told += "first "; });
+  pyhold::OnClose second(view, [&] {
+    REQUIRE(Attached() == nullptr);
+    told += "second ";
+  });
+  REQUIRE(first && second.status() == PYHOLD_OK);
+  {
+    pyhold::OnClose gone(view, [] { REQUIRE(false); });
+  }
+  std::weak_ptr<int> captured;
+  {
+    auto shared = std::make_shared<int>(1);
+    captured = shared;
+    pyhold::OnClose gone(view, [shared] { REQUIRE(false); });
+    shared.reset();
+    REQUIRE(!captured.expired());
+  }
+  REQUIRE(captured.expired());
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(told == "second first ");
+  pyhold::OnClose late(view, [] { REQUIRE(false); });
+  REQUIRE(!late && late.status() == PYHOLD_EFINALIZING);
+  pyhold::OnClose empty(InterpreterView(), [] { REQUIRE(false); });
+  REQUIRE(empty.status() == PYHOLD_EMISUSE);
+  return 0;
+}
+TEST(OnCloseTest, OwnerTakesItBackByItself) {
+  EXPECT_EQ(RunChild("OnCloseOwner"), Clean());
+}
+
+// The destructor returns after fn has.
+SCENARIO(OnCloseDestroyedMeanwhile) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  std::promise<void> runs;
+  std::atomic<bool> ended{false};
+  std::optional<pyhold::OnClose> on_close(std::in_place, view, [&] {
+    runs.set_value();
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    ended = true;
+  });
+  std::thread destroyer([&] {
+    runs.get_future().wait();
+    on_close.reset();
+    REQUIRE(ended);
+  });
+  REQUIRE(Py_FinalizeEx() == 0);
+  destroyer.join();
+  return 0;
+}
+TEST(OnCloseTest, DestroyingItWaitsWhileItRuns) {
+  EXPECT_EQ(RunChild("OnCloseDestroyedMeanwhile"), Clean());
 }
 
 }  // namespace

@@ -122,6 +122,12 @@ bool pyhold_view_is_attached(const pyhold_view *view) {
   return ph_thread_is_attached(view->record);
 }
 
+bool pyhold_view_is_closed(const pyhold_view *view) {
+  /* relaxed: a hint. Nothing is read on the strength of it. */
+  return view == NULL ||
+         atomic_load_explicit(&view->record->gate.closed, memory_order_relaxed);
+}
+
 pyhold_view *pyhold_view_dup(pyhold_view *view) {
   /* relaxed: the caller has a reference. */
   atomic_fetch_add_explicit(&view->refs, 1, memory_order_relaxed);

@@ -59,7 +59,7 @@ extern "C" {
   M(EMISUSE, -5, "pyhold was called in a way that its contract rules out") \
   M(ETIMEDOUT, -6, "the time was up")
 
-typedef enum pyhold_status {
+typedef enum PYHOLD_NODISCARD_TYPE pyhold_status {
 #define PYHOLD_STATUS_(name, value, text) PYHOLD_##name = value,
   PYHOLD_STATUS_MAP(PYHOLD_STATUS_)
 #undef PYHOLD_STATUS_
@@ -605,6 +605,17 @@ PYHOLD_API pyhold_view *pyhold_object_view(const pyhold_object *object);
  * can be told: see pyhold_view_current() about 3.11.
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API bool pyhold_view_is_attached(const pyhold_view *view);
+
+/* Whether the gate of the view's interpreter has closed, for code that has another
+ * way: a logger that then writes to stderr. With false the gate may close right
+ * after, so an ensure is still to be tested. With true it stays closed; only a
+ * thread that is inside an ensure from before, or that finalizes, still gets in.
+ * (A child of os.fork() has an open gate again.)
+ *
+ * Attached:  not needed.
+ * Params:    view  NULL: true.
+ * Threads:   any.   Blocks: never. */
+PYHOLD_API bool pyhold_view_is_closed(const pyhold_view *view);
 
 /* ------------------------------------------------------------------------
  * Waiting at the gate

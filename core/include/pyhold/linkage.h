@@ -44,6 +44,13 @@
 #define PYHOLD_ABI PYHOLD_JOIN_(v, PYHOLD_ABI_NUMBER)
 #endif
 
+/* On a type. C has it on the functions alone. */
+#if defined(__cplusplus)
+#define PYHOLD_NODISCARD_TYPE [[nodiscard]]
+#else
+#define PYHOLD_NODISCARD_TYPE
+#endif
+
 /* All public functions, without "pyhold_". A function that is missing here keeps
  * its plain name, which tests/abi notices. */
 #define PYHOLD_FUNCTION_MAP(M)      \
@@ -88,6 +95,7 @@
   M(view_hold)                      \
   M(view_id)                        \
   M(view_is_attached)               \
+  M(view_is_closed)                 \
   M(view_main)                      \
   M(view_of_thread)                 \
   M(view_with)                      \

@@ -41,18 +41,11 @@ class [[nodiscard]] InterpreterRef final {
     return InterpreterRef(raw, status);
   }
 
-  // Takes over a hold from the C API.
-  static InterpreterRef FromRaw(pyhold_interp* raw) noexcept {
-    return InterpreterRef(raw, raw != nullptr ? PYHOLD_OK : PYHOLD_EMISUSE);
+  // Takes over a hold from the C API; from NULL makes an empty object, with `status`.
+  static InterpreterRef FromRaw(
+      pyhold_interp* raw, pyhold_status status = PYHOLD_EMISUSE) noexcept {
+    return InterpreterRef(raw, raw != nullptr ? PYHOLD_OK : status);
   }
-
-  // From a guard of PEP 788's API, which stays the caller's, and back to one,
-  // which is the caller's to close: see pyhold/pep788_interop.h, which must be
-  // included. Guard is PyInterpreterGuard.
-  template <typename Guard>
-  static InterpreterRef FromGuard(Guard* guard) noexcept;
-  template <typename Guard>
-  [[nodiscard]] Guard* ToGuard() const noexcept;
 
   InterpreterRef() = default;
   InterpreterRef(const InterpreterRef& other) noexcept

@@ -56,18 +56,11 @@ class [[nodiscard]] InterpreterView final {
     return OfThisThread(InterpreterView());
   }
 
-  // Takes over a view from the C API.
-  static InterpreterView FromRaw(pyhold_view* raw) noexcept {
-    return InterpreterView(raw, raw != nullptr ? PYHOLD_OK : PYHOLD_EMISUSE);
+  // Takes over a view from the C API; from NULL makes an empty object, with `status`.
+  static InterpreterView FromRaw(
+      pyhold_view* raw, pyhold_status status = PYHOLD_EMISUSE) noexcept {
+    return InterpreterView(raw, raw != nullptr ? PYHOLD_OK : status);
   }
-
-  // From a view of PEP 788's API, which stays the caller's, and back to one,
-  // which is the caller's to close: see pyhold/pep788_interop.h, which must be
-  // included. View is PyInterpreterView.
-  template <typename View>
-  static InterpreterView FromNative(View* view) noexcept;
-  template <typename View>
-  [[nodiscard]] View* ToNative() const noexcept;
 
   InterpreterView() = default;
   InterpreterView(const InterpreterView& other) noexcept
@@ -114,6 +107,10 @@ class [[nodiscard]] InterpreterView final {
 
   // See pyhold_view_is_attached(). Requires: not empty.
   bool IsAttached() const noexcept { return pyhold_view_is_attached(raw_); }
+
+  // See pyhold_view_is_closed(): a hint for code that has another way. True for an
+  // empty view.
+  bool IsClosed() const noexcept { return pyhold_view_is_closed(raw_); }
 
   // The view as the C API has it; stays owned by this object.
   pyhold_view* raw() const noexcept { return raw_; }

@@ -96,7 +96,7 @@ class [[nodiscard]] ObjectRef final {
   // status().
   template <typename F>
   pyhold_status WithObject(F&& fn, const char* file = __builtin_FILE(),
-                            int line = __builtin_LINE()) const {
+                           int line = __builtin_LINE()) const {
     if (raw_ == nullptr) return status_;
     ThreadStateGuard guard(view(), file, line);
     if (guard) std::forward<F>(fn)(get());

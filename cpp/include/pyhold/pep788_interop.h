@@ -14,11 +14,13 @@ inline namespace PYHOLD_ABI {
 // use the one and the other meet in one program. On 3.15 and newer the latter are
 // CPython's, elsewhere pep788.h's.
 //
-//   PyInterpreterGuard* guard = ref.ToGuard<PyInterpreterGuard>();
+//   pyhold::InterpreterView view = pyhold::FromPep788(their_view);
+//   PyInterpreterGuard* guard = ToPep788(ref);
 //   start_thread(work, guard);  // closes it
 //
 // All four attach the calling thread for a moment; so they wait for the GIL, and
-// make the interpreter known to pyhold. They set no exception.
+// make the interpreter known to pyhold. They set no exception. FromPep788() borrows
+// its argument; the caller must close what ToPep788() returns.
 //
 // Attached: not needed.   Threads: any.
 //
@@ -27,21 +29,19 @@ inline namespace PYHOLD_ABI {
 // asks for a new hold or view then gets PYHOLD_EFINALIZING.
 
 // Empty on failure: EFINALIZING, ENOMEM.
-template <>
-inline InterpreterRef InterpreterRef::FromGuard(
-    PyInterpreterGuard* guard) noexcept {
+inline InterpreterRef FromPep788(PyInterpreterGuard* guard) noexcept {
   PyThreadStateToken* token = PyThreadState_Ensure(guard);
-  if (token == nullptr) return InterpreterRef(nullptr, PYHOLD_ENOMEM);
-  InterpreterRef ref = Current();
+  if (token == nullptr) return InterpreterRef::FromRaw(nullptr, PYHOLD_ENOMEM);
+  InterpreterRef ref = InterpreterRef::Current();
   PyThreadState_Release(token);
   return ref;
 }
 
 // NULL on failure: the ref is empty, CPython's wait was given up, or there is no
 // memory.
-template <>
-inline PyInterpreterGuard* InterpreterRef::ToGuard() const noexcept {
-  ThreadStateGuard attached(*this);
+[[nodiscard]] inline PyInterpreterGuard* ToPep788(
+    const InterpreterRef& ref) noexcept {
+  ThreadStateGuard attached(ref);
   if (!attached) return nullptr;
   ErrorState callers;
   return PyInterpreterGuard_FromCurrent();
@@ -49,20 +49,19 @@ inline PyInterpreterGuard* InterpreterRef::ToGuard() const noexcept {
 
 // Empty on failure: EFINALIZING (also when the ensure failed for want of memory:
 // PEP 788's API does not tell), ENOMEM.
-template <>
-inline InterpreterView InterpreterView::FromNative(
-    PyInterpreterView* view) noexcept {
+inline InterpreterView FromPep788(PyInterpreterView* view) noexcept {
   PyThreadStateToken* token = PyThreadState_EnsureFromView(view);
-  if (token == nullptr) return InterpreterView(nullptr, PYHOLD_EFINALIZING);
-  InterpreterView result = Current();
+  if (token == nullptr)
+    return InterpreterView::FromRaw(nullptr, PYHOLD_EFINALIZING);
+  InterpreterView result = InterpreterView::Current();
   PyThreadState_Release(token);
   return result;
 }
 
 // NULL on failure: the view is empty or refuses, or there is no memory.
-template <>
-inline PyInterpreterView* InterpreterView::ToNative() const noexcept {
-  ThreadStateGuard attached(*this);
+[[nodiscard]] inline PyInterpreterView* ToPep788(
+    const InterpreterView& view) noexcept {
+  ThreadStateGuard attached(view);
   if (!attached) return nullptr;
   ErrorState callers;
   return PyInterpreterView_FromCurrent();

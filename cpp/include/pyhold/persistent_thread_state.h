@@ -18,7 +18,7 @@ inline namespace PYHOLD_ABI {
 // Without it, guards of the main interpreter keep the state but clear its values.
 // Guards of a subinterpreter make and delete a state in each outermost call, so
 // there it also makes calls cheap. It is a hold on the subinterpreter then;
-// pyhold_on_close() tells when to let go.
+// OnClose tells when to let go.
 //
 // The destructor clears the values on this thread, which runs Python destructors.
 // If the thread had a state when this was made, that state lives on, cleared.

@@ -9,6 +9,7 @@
 #include "pyhold/detach_guard.h"
 #include "pyhold/interpreter_ref.h"
 #include "pyhold/interpreter_view.h"
+#include "pyhold/on_close.h"
 #include "pyhold/persistent_thread_state.h"
 #include "pyhold/thread_annotations.h"
 #include "pyhold/thread_state_guard.h"

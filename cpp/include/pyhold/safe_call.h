@@ -37,7 +37,12 @@ inline namespace PYHOLD_ABI {
 //
 // Where errors are thrown, the two From functions throw, and Result<T> is T.
 template <typename S>
-struct StatusTraits;
+struct StatusTraits {
+  static_assert(sizeof(S) == 0,
+                "pyhold does not know this status type: include "
+                "pyhold/absl_status.h or pyhold/arrow_status.h, or specialize "
+                "pyhold::StatusTraits");
+};
 
 // The status type that R is, or is a result of; void for a plain value.
 template <typename R>

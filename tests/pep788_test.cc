@@ -34,9 +34,8 @@ constexpr bool kIsNative = PYHOLD_PEP788_IS_NATIVE;
 
 // --- The differences ---
 
-// 1. The gate closes in an atexit callback: those that come later, and all who
-// ask while finalization waits, get no guard. CPython gives guards until it has
-// waited.
+// 1. The gate closes after the last atexit callback: threads that ask while
+// finalization waits get no guard. CPython gives guards until it has waited.
 constexpr bool kGivesGuardsUntilTheEnd = kIsNative;
 // 2. Threads that ask again and again cannot keep it from finalizing.
 constexpr bool kFinalizesUnderLoad = !kIsNative;

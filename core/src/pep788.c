@@ -103,17 +103,13 @@ PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *guard) {
 }
 
 PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *view) {
+  const bool keeps = is_core_view(view); /* its record */
+  struct record *r = keeps ? core_view(view)->record : main_record(view);
+  if (r == NULL) return NULL;
   pyhold_frame *handle;
-  pyhold_status status;
-  if (is_core_view(view)) {
-    struct record *r = core_view(view)->record;
-    status = ph_thread_enter(&handle, r, NULL, 0, STRICT, PYHOLD_KEEP);
-  } else {
-    struct record *r = main_record(view);
-    if (r == NULL) return NULL;
-    status = ph_thread_enter(&handle, r, NULL, 0, STRICT, PYHOLD_KEEP);
-    ph_record_unref(r);
-  }
+  pyhold_status status =
+      ph_thread_enter(&handle, r, NULL, 0, STRICT, PYHOLD_KEEP);
+  if (!keeps) ph_record_unref(r);
   return status == PYHOLD_OK ? handle : NULL;
 }
 

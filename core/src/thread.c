@@ -617,10 +617,9 @@ static pyhold_status attach(struct thread *t, struct pyhold_slot *slot,
 
   if (t->gone != NULL && ph_port_gilstate() == t->gone)
     ph_port_forget_gilstate(r->interp);
+  const bool is_plain = attached == NULL && slot->quick == NULL && !t->exiting;
   /* Without a gilstate none is displaced: a new state becomes it. */
-  if ((attached != NULL || slot->quick != NULL || t->exiting ||
-       ph_port_gilstate() != NULL) &&
-      !reserve_frame(t))
+  if (!(is_plain && ph_port_gilstate() == NULL) && !reserve_frame(t))
     return PYHOLD_ENOMEM;
   bool made = false;
   port_state *state = detached_state(t, slot);
@@ -639,8 +638,7 @@ static pyhold_status attach(struct thread *t, struct pyhold_slot *slot,
     if (slot->used == NULL) slot->used = state;
   }
   struct pyhold_frame *frame = NULL;
-  if (attached == NULL && slot->quick == NULL && !t->exiting &&
-      ph_port_displaced_by(state) == NULL) {
+  if (is_plain && ph_port_displaced_by(state) == NULL) {
     slot->quick = state;
     *out = slot_handle(slot, QUICK | (leans ? LEANED : COUNTED));
   } else {

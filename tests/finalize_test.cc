@@ -43,6 +43,14 @@ bool ThreadSleeps(int thread_id) {
   return state == 'S';
 }
 
+// Has fn(capsule) called when modules are torn down; `with`, not NULL, is what the
+// capsule has.
+void CallAtTearDown(PyCapsule_Destructor fn, void* with) {
+  PyObject* capsule = PyCapsule_New(with, nullptr, fn);
+  PyObject_SetAttrString(PyImport_AddModule("__main__"), "capsule", capsule);
+  Py_DECREF(capsule);
+}
+
 // A thread that is inside a guard sees the gate closed, and still gets in.
 SCENARIO(IsClosed) {
   StartPython();
@@ -125,13 +133,12 @@ SCENARIO(DestructorDetaches) {
     }).join();
   }
   // In the middle of finalization, attached; then without Python.
-  PyObject* capsule = PyCapsule_New(new Joiner(view), nullptr, [](PyObject* c) {
-    delete static_cast<Joiner*>(PyCapsule_GetPointer(c, nullptr));
-    puts("deleted");
-  });
-  PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), "c",
-                       capsule);
-  Py_DECREF(capsule);
+  CallAtTearDown(
+      [](PyObject* capsule) {
+        delete static_cast<Joiner*>(PyCapsule_GetPointer(capsule, nullptr));
+        puts("deleted");
+      },
+      new Joiner(view));
   REQUIRE(Py_FinalizeEx() == 0);
   {
     Joiner joiner(view);
@@ -148,15 +155,15 @@ TEST(FinalizeTest, DestructorMayDetachWhetherAttachedOrNot) {
 SCENARIO(DetachRefused) {
   StartPython();
   Exec("import threading");
-  PyObject* capsule = PyCapsule_New(&capsule, nullptr, [](PyObject*) {
-    ThreadStateDetachGuard detached;
-    REQUIRE(detached.status() == PYHOLD_EFINALIZING);
-    REQUIRE(!detached.IsDetached() && Attached() != nullptr);
-    puts("refused");
-  });
-  PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), "c",
-                       capsule);
-  Py_DECREF(capsule);
+  static int nothing;
+  CallAtTearDown(
+      [](PyObject*) {
+        ThreadStateDetachGuard detached;
+        REQUIRE(detached.status() == PYHOLD_EFINALIZING);
+        REQUIRE(!detached.IsDetached() && Attached() != nullptr);
+        puts("refused");
+      },
+      &nothing);
   REQUIRE(Py_FinalizeEx() == 0);
   return 0;
 }
@@ -422,17 +429,11 @@ void RegisterAtExit(PyMethodDef* method) {
   Exec("import atexit; atexit.register(probe)");
 }
 
-void CallAtTearDown(PyCapsule_Destructor fn) {
-  PyObject* capsule = PyCapsule_New(&probes, nullptr, fn);
-  PyObject_SetAttrString(PyImport_AddModule("__main__"), "capsule", capsule);
-  Py_DECREF(capsule);
-}
-
 SCENARIO(RefusedAfterTheGate) {
   StartPython();
   RegisterAtExit(&probe_in_callback);  // earlier, so it runs later
   the_view = new InterpreterView(InterpreterView::Current());
-  CallAtTearDown(ProbeAfterGate);
+  CallAtTearDown(ProbeAfterGate, &probes);
   Exec("atexit.register(probe)");
   SubInterpreter sub(SubInterpreter::kShared);
   InterpreterView sub_view = InterpreterView::Current();
@@ -483,7 +484,7 @@ SCENARIO(FirstViewInAnAtexitCallback) {
   StartPython();
   if (argument & 1) Exec("import threading");
   if (argument & 2) {
-    CallAtTearDown(ProbeTooLate);
+    CallAtTearDown(ProbeTooLate, &probes);
   } else {
     RegisterAtExit(&probe_first_view);
   }

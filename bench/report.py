@@ -41,32 +41,32 @@ COLUMNS = {  # "of 2 threads" are added to them
 
 # What docs/design.md promises: name, what is divided by what (a benchmark, or "bytes"), and the
 # limit; `free_threaded` replaces the limit there, or says that the target is for those alone.
-TARGETS = [
+IN_BOTH = [  # in an executable, and in a shared library
     dict(name="guard, warm / RestoreThread + SaveThread",
          of="kept/none/empty/1", by="bare/detached/empty/1", most=1.3, most_free_threaded=1.4),
-    dict(name="PyGILState_Ensure + call, no state / guard + call",
-         of="gilstate/none/call/1", by="kept/none/call/1", least=80),
     dict(name="guard, nested / PyGILState_Ensure, nested",
          of="kept/nested/empty/1", by="gilstate/nested/empty/1", most=0.9),
     dict(name="guard, nested / 3.15 EnsureFromView, nested",
          of="kept/nested/empty/1", by="native_view/nested/empty/1", most=0.2),
+]
+IN_LIBRARY = IN_BOTH + [
+    dict(name="guard, attached / PyGILState_Ensure, attached",
+         of="kept/attached/empty/1", by="gilstate/attached/empty/1", most=1.3),
+]
+TARGETS = IN_BOTH + [
+    dict(name="PyGILState_Ensure + call, no state / guard + call",
+         of="gilstate/none/call/1", by="kept/none/call/1", least=80),
     dict(name="3.15 EnsureFromView + call, no state / pep788.h's",
          of="native_view/none/call/1", by="pep788_view/none/call/1", least=80),
     dict(name="hold from a view / 3.15 Guard_FromView + Close",
          of="hold/none/empty/1", by="native_hold/none/empty/1", most=0.6),
-    dict(name="in a library: guard, warm / Restore + SaveThread",
-         of="library/kept/none/empty/1", by="library/bare/detached/empty/1",
-         most=1.3, most_free_threaded=1.4),
-    dict(name="in a library: guard, nested / PyGILState, nested",
-         of="library/kept/nested/empty/1", by="library/gilstate/nested/empty/1", most=0.9),
-    dict(name="in a library: guard, nested / 3.15 EnsureFromView",
-         of="library/kept/nested/empty/1", by="library/native_view/nested/empty/1", most=0.2),
-    dict(name="in a library: guard, attached / PyGILState, nested",
-         of="library/kept/attached/empty/1", by="library/gilstate/attached/empty/1", most=1.3),
     dict(name="guards per second, 2 threads / 1 beside a busy one",
          of="kept/none/empty/1b", by="kept/none/empty/2", times=2, least=1.9,
          free_threaded_only=True),
     dict(name="bytes for each thread and interpreter", bytes=True, most=256),
+] + [
+    dict(t, name="in a library: " + t["name"], of="library/" + t["of"], by="library/" + t["by"])
+    for t in IN_LIBRARY
 ]
 
 
@@ -192,12 +192,10 @@ def print_table(result):
             (("hold", "pyhold"), ("native_hold", "3.15 Guard_FromView + Close"))]
     print("Hold and release, from a view: "
           + ", ".join("%s %s" % pair for pair in hold if pair[1] != "-"))
-    library = [(title, number(ns(result, "library/kept/%s/empty/1" % situation)),
-                number(ns(result, "library/%s/empty/1" % other))) for title, situation, other in
-               (("warm", "none", "bare/detached"), ("nested", "nested", "gilstate/nested"),
-                ("attached", "attached", "gilstate/attached"))]
-    print("In a shared library, pyhold and RestoreThread/SaveThread or PyGILState_Ensure: "
-          + ", ".join("%s %s and %s" % entry for entry in library))
+    print("In a shared library, %s: %s" % (WAYS["kept"], ", ".join(
+        "%s %s (%s %s)" % (t["of"].split("/")[1], number(ns(result, "library/" + t["of"])),
+                           WAYS[t["by"].split("/")[0]], number(ns(result, "library/" + t["by"])))
+        for t in IN_LIBRARY if ns(result, "library/" + t["by"]))))
     memory = result["memory_bytes_per_thread"]
     if "kept" in memory:
         print("Memory, malloc's, for each thread: PyGILState %s bytes, pyhold %s more"
@@ -210,7 +208,7 @@ def print_table(result):
 
 def verdicts(results):
     """Prints one line for each target; returns whether all were reached."""
-    print("\n%-52s %-9s" % ("target", "limit") + "".join("%-21s" % r["python"] for r in results))
+    print("\n%-60s %-9s" % ("target", "limit") + "".join("%-21s" % r["python"] for r in results))
     missed = 0
     for target in TARGETS:
         cells = []
@@ -229,7 +227,7 @@ def verdicts(results):
             if most != target.get("most"):  # a limit of its own
                 cells[-1] += " (%g)" % most
         default = ("<= %g" % target["most"]) if "most" in target else (">= %g" % target["least"])
-        print("%-52s %-9s" % (target["name"], default) + "".join("%-21s" % c for c in cells))
+        print("%-60s %-9s" % (target["name"], default) + "".join("%-21s" % c for c in cells))
     print("%d missed" % missed)
     return missed == 0
 

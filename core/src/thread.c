@@ -1173,7 +1173,7 @@ static enum entry entry_of(const pyhold_thread_state *ts) {
 }
 
 pyhold_status pyhold_thread_state_attach(pyhold_thread_state *ts) {
-  if (!is_own(ts) || ts->handle != NULL) return PYHOLD_EMISUSE;
+  if (ts == NULL || !is_own(ts) || ts->handle != NULL) return PYHOLD_EMISUSE;
   pyhold_frame *handle;
   pyhold_status status =
       ph_thread_enter(&handle, ts->record, NULL, 0, entry_of(ts), PYHOLD_KEEP);
@@ -1182,6 +1182,7 @@ pyhold_status pyhold_thread_state_attach(pyhold_thread_state *ts) {
 }
 
 void pyhold_thread_state_detach(pyhold_thread_state *ts) {
+  if (ts == NULL) return;
   if (!is_own(ts) || ts->handle == NULL)
     ph_fatal("a persistent thread state was detached that is not attached");
   pyhold_frame *handle = ts->handle;

@@ -22,6 +22,13 @@
  * the last word.
  *
  * No function here ever sets, clears or replaces a Python exception.
+ *
+ * NULL: a function that returns a status returns EMISUSE for a NULL argument. One
+ * without a result does nothing. Others return NULL, false, 0, or -1 for an id. Where
+ * NULL means something else, the function says so. `out` must never be NULL, nor must
+ * what the two functions on the path of every call get: pyhold_frame_enter_view() and
+ * pyhold_frame_leave(). They don't look.
+ *
  * Callers in C++ want pyhold/pyhold.h instead, which makes guards of these.
  *
  * Fork: a child of os.fork() is as a process that has just imported its modules.
@@ -126,7 +133,7 @@ pyhold_interp_lookup(int64_t id, pyhold_interp **out);
 PYHOLD_API PYHOLD_NODISCARD pyhold_interp *pyhold_interp_dup(
     pyhold_interp *hold);
 
-/* Give back a hold. NULL does nothing.
+/* Give back a hold.
  *
  * Attached:  not needed.
  * Aborts:    at a second release, unless another hold hides it.
@@ -190,7 +197,7 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_main(pyhold_view **out);
  * which PyGILState_Ensure would attach; else a copy of `fallback`.
  *
  * Attached:  not needed.
- * Params:    fallback  NULL: ENOINTERP instead.
+ * Params:    fallback  NULL: ENOINTERP in place of the copy.
  *            out       not NULL. Written on every return; NULL unless OK.
  * Returns:   OK, ENOMEM, ENOINTERP. An interpreter that nobody made known is passed
  *            over, unless it is attached.
@@ -202,7 +209,7 @@ pyhold_view_of_thread(pyhold_view *fallback, pyhold_view **out);
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_view *pyhold_view_dup(pyhold_view *view);
 
-/* Give back a view. NULL does nothing; so does the end of its interpreter.
+/* Give back a view, before or after the end of its interpreter.
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API void pyhold_view_free(pyhold_view *view);
 
@@ -232,7 +239,7 @@ typedef enum pyhold_keep {
  *
  * Attached:  not needed.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, ENOMEM; EMISUSE for a policy that is none.
+ * Returns:   OK, ENOMEM; EMISUSE for NULL, or a policy that is none.
  * Owns:      as pyhold_view_current(); `view` stays the caller's.
  * Threads:   any.   Blocks: never. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_with(pyhold_view *view,
@@ -243,7 +250,7 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_with(pyhold_view *view,
  *
  * Attached:  not needed.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, EFINALIZING.
+ * Returns:   OK, EFINALIZING; EMISUSE for NULL.
  * Owns:      as pyhold_interp_hold().
  * Threads:   any.   Blocks: never.
  * Spec:      PEP 788, PyInterpreterGuard_FromView. */
@@ -353,7 +360,7 @@ typedef struct pyhold_frame pyhold_frame;
 /* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by
  * pyhold_frame_leave(). `file` (a string that outlives the frame, or NULL) and
  * `line` say where, in the report of who holds an interpreter. *out is written on
- * every return, NULL unless OK. */
+ * every return, NULL unless OK. `view` must not be NULL: this is not checked. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(
     pyhold_frame **out, pyhold_interp *hold, const char *file, int line);
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
@@ -415,7 +422,7 @@ typedef enum pyhold_detach {
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(
     pyhold_frame **out, pyhold_detach way, const char *file, int line);
 
-/* Undo a frame that was entered with OK. As pyhold_thread_release(); but an
+/* Undo a frame that was entered with OK: not NULL, which is not checked. As pyhold_thread_release(); but an
  * exception that is pending when the outermost use of a state that pyhold made
  * ends is reported to sys.unraisablehook before it is cleared.
  * Aborts:    on another thread than the one that entered; in a wrong order (see
@@ -438,7 +445,7 @@ typedef struct pyhold_thread_state pyhold_thread_state;
  *
  * Attached:  not needed; nothing changes.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, EFINALIZING, ENOMEM.
+ * Returns:   OK, EFINALIZING, ENOMEM; EMISUSE for NULL.
  * Owns:      the caller owns *out; pass it once to
  *            pyhold_thread_state_delete(), on the same thread.
  * Forgotten: the main interpreter loses nothing but memory; a subinterpreter
@@ -451,8 +458,8 @@ pyhold_thread_state_new(pyhold_view *view, pyhold_thread_state **out);
 /* Attach it, as an ensure does, and undo that.
  *
  * Attached:  attach: not needed. detach: required, to it.
- * Returns:   OK; EFINALIZING (the main interpreter's only); EMISUSE on another
- *            thread, or while it is attached by this function already.
+ * Returns:   OK; EFINALIZING (the main interpreter's only); EMISUSE for NULL, on
+ *            another thread, or while it is attached by this function already.
  * Aborts:    detach: as pyhold_frame_leave(), or without attach.
  * Threads:   the one that made it.
  * Blocks:    until the GIL is free, unless it nests. */
@@ -460,7 +467,7 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_thread_state_attach(pyhold_thread_state *state);
 PYHOLD_API void pyhold_thread_state_detach(pyhold_thread_state *state);
 
-/* Delete it. NULL does nothing. While an ensure on this thread uses the state,
+/* Delete it. While an ensure on this thread uses the state,
  * the release of that ensure deletes it. After the gate of the main interpreter
  * has closed the state is CPython's to delete.
  *
@@ -479,7 +486,8 @@ PYHOLD_API void pyhold_thread_state_delete(pyhold_thread_state *state);
  *
  * Attached:  not needed. `fn` runs on the finalizing thread, detached; it may
  *            ensure nothing, and should only tell others.
- * Returns:   OK; ENOMEM; EFINALIZING  the gate has closed: fn is not called.
+ * Returns:   OK; ENOMEM; EMISUSE for NULL as `view` or `fn`;
+ *            EFINALIZING  the gate has closed: fn is not called.
  * Threads:   any.   Blocks: never. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_on_close(pyhold_view *view,
                                                           void (*fn)(void *),
@@ -520,7 +528,8 @@ typedef struct pyhold_deferred {
  * pending goes to sys.unraisablehook.
  *
  * Attached:  not needed; attached, it is deferred all the same.
- * Params:    node  not NULL, its `run` set; it stays where it is until then.
+ * Params:    view  NULL: as one whose interpreter has ended.
+ *            node  its `run` set; it stays where it is until then.
  * Owns:      borrows `view` for the call only.
  * Too late:  node->run(node, false) is called on this thread, at once, and
  *            counted: see pyhold_deferred_leaked().
@@ -536,7 +545,7 @@ PYHOLD_API uint64_t pyhold_deferred_count(const pyhold_view *view);
  *
  * Attached:  must not be, to this interpreter: EMISUSE.
  * Params:    timeout_ms  < 0: no limit.
- * Returns:   OK; EMISUSE; ETIMEDOUT.
+ * Returns:   OK; EMISUSE, also for NULL; ETIMEDOUT.
  * Threads:   any, but the one that runs `run`.   Blocks: yes. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_deferred_wait(pyhold_view *view, int64_t timeout_ms);
@@ -569,9 +578,9 @@ typedef struct pyhold_object pyhold_object;
 /* Make one.
  *
  * Attached:  required, to the view's interpreter.
- * Params:    object  not NULL; a reference that the caller owns.
+ * Params:    object  a reference that the caller owns.
  *            out     not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, ENOMEM.
+ * Returns:   OK, ENOMEM; EMISUSE for NULL.
  * Owns:      takes over the reference, on failure too (it is given back then).
  *            The caller owns *out; pass it once to pyhold_object_free().
  * Forgotten: the object lives on.
@@ -587,7 +596,7 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_object *pyhold_object_dup(
 /* Give back a reference; the last one gives back that to the Python object: at
  * once, if the thread is attached to its interpreter; else deferred, as by
  * pyhold_defer(). Once the interpreter has ended the object is leaked on purpose:
- * see pyhold_deferred_leaked(). NULL does nothing.
+ * see pyhold_deferred_leaked().
  *
  * Attached:  not needed. Attached, it may run Python destructors.
  * Threads:   any, also one that exits.   Blocks: never on the GIL. */

@@ -630,8 +630,14 @@ PYHOLD_API bool pyhold_view_is_closed(const pyhold_view *view);
  * Waiting at the gate
  */
 
+/* The three structs here may grow at the end, without another ABI number: a program
+ * may meet an older or a newer libpyhold. So each begins with its size, as whoever
+ * fills it knows it. A field that came after the first version exists only if the size
+ * says so. (pyhold_deferred, which is embedded in others, never grows.) */
+
 /* One thread that keeps an interpreter from finalizing. */
 typedef struct pyhold_holder {
+  size_t size;       /* set by pyhold */
   int64_t thread_id; /* the kernel's, as threading.get_native_id() gives it */
   char thread_name[16];
   /* Since the outermost ensure; or, where the ensure was too quick to look at a
@@ -643,17 +649,21 @@ typedef struct pyhold_holder {
 } pyhold_holder;
 
 typedef struct pyhold_wait_report {
+  size_t size; /* set by pyhold */
   int64_t interp_id;
   int64_t waited_ms;
   bool giving_up; /* the limit is reached: finalization goes on */
   int64_t holds;  /* pyhold_interp / InterpreterRef, which have no thread */
   size_t holder_count;
-  const pyhold_holder *holders;
+  const pyhold_holder *const *holders; /* pointers: a holder may be larger */
 } pyhold_wait_report;
 
 /* How finalization waits for what holds an interpreter. All zero is the
  * default. */
 typedef struct pyhold_wait_policy {
+  /* sizeof(pyhold_wait_policy), so that pyhold reads no field that the caller's header
+   * does not have. 0: the fields up to `arg`, those of the first version. */
+  size_t size;
   /* Report after this time, then after twice, four times ... of it.
    * 0: the environment's PYHOLD_WARN_AFTER_MS, else 10,000. < 0: never. */
   int64_t warn_after_ms;
@@ -672,7 +682,7 @@ typedef struct pyhold_wait_policy {
 } pyhold_wait_policy;
 
 /* Set the policy of this process, also for waits in progress, whose first
- * report stays where it was due. NULL sets the default.
+ * report stays where it was due. The policy is copied. NULL sets the default.
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API void pyhold_set_wait_policy(const pyhold_wait_policy *policy);
 

@@ -499,17 +499,6 @@ static void finish(const struct ending *e) {
 
 /* --- The report --- */
 
-/* Not under the lock: it reads a file. The thread may be gone by then. */
-static void thread_name(int64_t thread_id, char name[16]) {
-  char path[64];
-  snprintf(path, sizeof path, "/proc/self/task/%" PRId64 "/comm", thread_id);
-  name[0] = '\0';
-  FILE *f = fopen(path, "re");
-  if (f == NULL) return;
-  if (fgets(name, 16, f) != NULL) name[strcspn(name, "\n")] = '\0';
-  fclose(f);
-}
-
 static void print_report(const pyhold_wait_report *report) {
   fprintf(stderr,
           "pyhold: interpreter %" PRId64 " has waited %.1f s to finalize%s\n",
@@ -518,18 +507,15 @@ static void print_report(const pyhold_wait_report *report) {
                             : ". Holding it:");
   for (size_t i = 0; i < report->holder_count; ++i) {
     const pyhold_holder *h = report->holders[i];
+    char place[PLACE_TEXT_SIZE];
+    ph_place_text((struct place){h->file, h->line}, place);
     fprintf(stderr,
-            "pyhold:   thread %" PRId64 " \"%s\" for %.1f s or more, since ",
-            h->thread_id, h->thread_name, (double)h->held_ms / 1000);
-    if (h->file != NULL && h->line == 0)
-      fputs(h->file, stderr);
-    else if (h->file != NULL)
-      fprintf(stderr, "%s:%d", h->file, h->line);
-    else
-      fputs("an ensure of the C API", stderr);
-    if (h->is_finalizing_thread)
-      fputs(" (it is the thread that finalizes: not waited for)", stderr);
-    fputc('\n', stderr);
+            "pyhold:   thread %" PRId64
+            " \"%s\" for %.1f s or more, since %s%s\n",
+            h->thread_id, h->thread_name, (double)h->held_ms / 1000, place,
+            h->is_finalizing_thread
+                ? " (it is the thread that finalizes: not waited for)"
+                : "");
   }
   if (report->holds > 0)
     fprintf(stderr,
@@ -596,8 +582,9 @@ static void report(const struct ending *e, bool giving_up) {
     struct held *held = list;
     list = held->next;
     held->report.giving_up = giving_up;
+    /* Not under the lock: it reads a file. The thread may be gone by now. */
     for (size_t i = 0; i < held->report.holder_count; ++i)
-      thread_name(held->holders[i].thread_id, held->holders[i].thread_name);
+      ph_thread_name(held->holders[i].thread_id, held->holders[i].thread_name);
     if (p.report != NULL)
       p.report(&held->report, p.arg);
     else

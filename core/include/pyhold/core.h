@@ -358,8 +358,9 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
 typedef struct pyhold_frame pyhold_frame;
 
 /* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by
- * pyhold_frame_leave(). `file` (a string that outlives the frame, or NULL) and
- * `line` say where, in the report of who holds an interpreter. *out is written on
+ * pyhold_frame_leave(). `file` (a string that is never freed, such as __FILE__, or
+ * NULL) and `line` say where, in the report of who holds an interpreter and in messages
+ * about a frame that is left where it must not be. *out is written on
  * every return, NULL unless OK. `view` must not be NULL: this is not checked. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(
     pyhold_frame **out, pyhold_interp *hold, const char *file, int line);
@@ -426,7 +427,9 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(
  * exception that is pending when the outermost use of a state that pyhold made
  * ends is reported to sys.unraisablehook before it is cleared.
  * Aborts:    on another thread than the one that entered; in a wrong order (see
- *            pyhold_frame). The message says which guard, as far as it is known. */
+ *            pyhold_frame). The message names the thread, the frame, and the newest
+ *            other one of the thread, as far as they are known: of frames that
+ *            nest, often the outermost one only. */
 PYHOLD_API void pyhold_frame_leave(pyhold_frame *frame);
 
 /* ------------------------------------------------------------------------

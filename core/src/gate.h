@@ -45,8 +45,8 @@
  *
  * The lock: one for the process. It guards each gate's list of slots, the
  * registry, and the wait policy. It is a leaf: nobody who has it calls Python,
- * takes the GIL or takes another lock but malloc's, so a thread that exits may take
- * it. (fork() takes the two in the same order.) */
+ * takes the GIL or takes another lock but malloc's and pthread_create()'s, so a thread
+ * that exits may take it. (fork() takes them in the same order.) */
 #ifndef PYHOLD_SRC_GATE_H_
 #define PYHOLD_SRC_GATE_H_
 

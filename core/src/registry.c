@@ -1,6 +1,5 @@
 #include "registry.h"
 
-#include <assert.h>
 #include <dlfcn.h>
 #include <inttypes.h>
 #include <stddef.h>
@@ -68,7 +67,8 @@ struct close_call {
 void ph_record_unref(struct record *r) {
   /* acq_rel: whoever frees comes after all other users. */
   if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) return;
-  assert(r->gate.slots == NULL);
+  if (r->gate.slots != NULL)
+    ph_fatal("an interpreter's record is freed that threads still use");
   ph_copies_leave(r);
   while (r->orphans != NULL) { /* CPython had their states */
     struct pyhold_slot *orphan = r->orphans;

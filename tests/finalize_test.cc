@@ -79,6 +79,93 @@ TEST(FinalizeTest, ViewTellsWhenTheGateHasClosed) {
   EXPECT_EQ(RunChild("IsClosed"), Clean());
 }
 
+// --- Functions that are called attached and detached ---
+
+// Its destructor joins a thread that needs the GIL.
+class Joiner {
+ public:
+  explicit Joiner(const InterpreterView& view)
+      : thread_([view] {
+          ThreadStateGuard guard(view);
+          if (guard) CallPythonForAWhile();
+        }) {}
+  ~Joiner() {
+    PyThreadState* before = Attached();
+    {
+      ThreadStateDetachGuard detached;
+      REQUIRE(detached.IsDetached());
+      REQUIRE(detached || detached.status() == PYHOLD_EDETACHED);
+      thread_.join();
+    }
+    REQUIRE(Attached() == before);
+  }
+
+ private:
+  std::thread thread_;
+};
+
+SCENARIO(DestructorDetaches) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  {
+    Joiner joiner(view);
+  }  // attached
+  {
+    ThreadStateDetachGuard detached;
+    std::thread([&] {
+      {
+        Joiner joiner(view);
+      }  // never attached
+      ThreadStateGuard guard(view);
+      {
+        Joiner joiner(view);
+      }
+      ThreadStateDetachGuard again;
+      Joiner joiner(view);
+    }).join();
+  }
+  // In the middle of finalization, attached; then without Python.
+  PyObject* capsule = PyCapsule_New(new Joiner(view), nullptr, [](PyObject* c) {
+    delete static_cast<Joiner*>(PyCapsule_GetPointer(c, nullptr));
+    puts("deleted");
+  });
+  PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), "c",
+                       capsule);
+  Py_DECREF(capsule);
+  REQUIRE(Py_FinalizeEx() == 0);
+  {
+    Joiner joiner(view);
+  }
+  return 0;
+}
+TEST(FinalizeTest, DestructorMayDetachWhetherAttachedOrNot) {
+  ChildResult result = RunChild("DestructorDetaches");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("deleted"));
+}
+
+// The interpreter meets pyhold after its atexit callbacks.
+SCENARIO(DetachRefused) {
+  StartPython();
+  Exec("import threading");
+  PyObject* capsule = PyCapsule_New(&capsule, nullptr, [](PyObject*) {
+    ThreadStateDetachGuard detached;
+    REQUIRE(detached.status() == PYHOLD_EFINALIZING);
+    REQUIRE(!detached.IsDetached() && Attached() != nullptr);
+    puts("refused");
+  });
+  PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), "c",
+                       capsule);
+  Py_DECREF(capsule);
+  REQUIRE(Py_FinalizeEx() == 0);
+  return 0;
+}
+TEST(FinalizeTest, RefusedDetachLeavesTheThreadAttached) {
+  ChildResult result = RunChild("DetachRefused");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("refused"));
+}
+
 // --- What delays finalization, and what does not ---
 
 enum Way {

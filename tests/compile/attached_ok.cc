@@ -1,5 +1,11 @@
 // Must compile without a warning: see ../thread_safety_test.cc.
+#include <Python.h>
+//
+#include "examples/status_types.h"
+#include "pyhold/object_ref.h"
+#include "pyhold/py_callback.h"
 #include "pyhold/pyhold.h"
+#include "pyhold/safe_call.h"
 
 void CallsPython() PYHOLD_REQUIRES_ATTACHED;
 void Blocks() PYHOLD_REQUIRES_DETACHED;
@@ -68,4 +74,35 @@ void EarlyReturn(bool early) {
   pyhold::ThreadStateDetachGuard detached;
   if (early) return;
   Blocks();
+}
+
+// A function that is called attached says so, a lambda too.
+Expected<long> CallsSafely(const pyhold::InterpreterView& view) {
+  return pyhold::SafeCallIntoPython<Expected<void>>(
+      view, []() PYHOLD_REQUIRES_ATTACHED -> long {
+        CallsPython();
+        return 1;
+      });
+}
+
+Expected<void> CallsSafelyForNothing(const pyhold::InterpreterView& view) {
+  return pyhold::SafeCallIntoPython<Expected<void>>(
+      view, []() PYHOLD_REQUIRES_ATTACHED { CallsPython(); });
+}
+
+pyhold_status CallsWithObject(const pyhold::ObjectRef& object) {
+  return object.WithObject([](PyObject*)
+                               PYHOLD_REQUIRES_ATTACHED { CallsPython(); });
+}
+
+pyhold_status CallsLater(const pyhold::InterpreterView& view) {
+  return pyhold::Defer(view, []() PYHOLD_REQUIRES_ATTACHED { CallsPython(); });
+}
+
+pyhold::PyCallback<Expected<void>()> CallsBack(
+    const pyhold::InterpreterView& view, PyObject* callable) {
+  return {view, callable, [](PyObject* f) PYHOLD_REQUIRES_ATTACHED {
+            CallsPython();
+            return PyObject_CallNoArgs(f);
+          }};
 }

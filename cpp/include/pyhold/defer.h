@@ -7,6 +7,7 @@
 
 #include "pyhold/core.h"
 #include "pyhold/interpreter_view.h"
+#include "pyhold/thread_annotations.h"
 
 namespace pyhold {
 inline namespace PYHOLD_ABI {
@@ -22,7 +23,10 @@ struct DeferredCall final : pyhold_deferred {
 
   static void Run(pyhold_deferred* node, bool attached) noexcept {
     auto* call = static_cast<DeferredCall*>(node);
-    if (attached) std::move(call->fn)();
+    if (attached) {
+      PYHOLD_ASSUME_ATTACHED();
+      std::move(call->fn)();
+    }
     delete call;
   }
 

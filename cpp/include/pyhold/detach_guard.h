@@ -20,6 +20,29 @@ inline constexpr Holding kHolding{};
 // kHolding a daemon thread that comes here after the gate has closed is refused,
 // and stays attached: test the guard.
 //
+// A function that is called both ways, attached and detached, makes the same guard:
+//
+//   status()                  the thread was   the thread is now
+//   OK                        attached         detached until the guard ends
+//   EDETACHED                 detached         detached: the guard does nothing
+//   EFINALIZING, ENOMEM,      attached         attached still: whoever blocks now
+//   EMISUSE                                    keeps the GIL
+//
+// IsDetached() is true in the first two rows. A destructor is such a function, and
+// has nobody to return a status to. The way without kHolding is refused there only
+// without memory, in a CPython that the core was not compiled for, or if the
+// interpreter first meets pyhold after its atexit callbacks. Don't join a thread
+// then that may need the GIL, which it never gets: leave it running.
+//
+//   Pool::~Pool() {
+//     pyhold::ThreadStateDetachGuard detached;
+//     if (detached.IsDetached()) {
+//       thread_.join();
+//     } else {
+//       thread_.detach();
+//     }
+//   }
+//
 // Must be left on its thread, while that thread is detached.
 //
 //   {
@@ -52,6 +75,12 @@ class [[nodiscard]] ThreadStateDetachGuard final {
 
   explicit operator bool() const noexcept { return status_ == PYHOLD_OK; }
   pyhold_status status() const noexcept { return status_; }
+
+  // Whether the thread is detached now, by this guard or before. See
+  // pyhold_frame_detach() about 3.11 with subinterpreters.
+  bool IsDetached() const noexcept {
+    return status_ == PYHOLD_OK || status_ == PYHOLD_EDETACHED;
+  }
 
  private:
   pyhold_frame* frame_ = nullptr;

@@ -97,6 +97,9 @@ Result MakeResult(S&& status) {
 //   absl::StatusOr<std::string> name = pyhold::SafeCallIntoPython<absl::Status>(
 //       view, [&]() -> std::string { ...PyObject_Str(object)... });
 //   if (!name.ok()) return name.status();
+//
+// To clang's thread-safety analysis fn is attached only if it says so: write
+// `[&]() PYHOLD_REQUIRES_ATTACHED {...}` where fn calls annotated functions.
 template <typename S = void, typename F>
 auto SafeCallIntoPython(const InterpreterView& view, F&& fn,
                         const char* file = __builtin_FILE(),

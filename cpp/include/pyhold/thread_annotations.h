@@ -6,6 +6,13 @@
 //   PyObject* Decode(View bytes) PYHOLD_REQUIRES_ATTACHED;
 //   void Drain(Pool& pool) PYHOLD_REQUIRES_DETACHED;  // joins threads
 //
+// The analysis looks at a lambda as at any function, without its caller. So a lambda
+// for SafeCallIntoPython(), ObjectRef::WithObject(), Defer() or PyCallback that calls
+// such functions says so, too:
+//
+//   pyhold::SafeCallIntoPython<S>(
+//       view, [&]() PYHOLD_REQUIRES_ATTACHED { return Decode(bytes); });
+//
 // ThreadStateGuard gives the capability for its scope, ThreadStateDetachGuard
 // takes it away. The analysis does not know statuses: test the guard too.
 // Guards nest, so it needs a capability that may be taken twice: clang 21 or

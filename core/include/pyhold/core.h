@@ -25,9 +25,9 @@
  *
  * NULL: a function that returns a status returns EMISUSE for a NULL argument. One
  * without a result does nothing. Others return NULL, false, 0, or -1 for an id. Where
- * NULL means something else, the function says so. `out` must never be NULL, nor must
- * what the two functions on the path of every call get: pyhold_frame_enter_view() and
- * pyhold_frame_leave(). They don't look.
+ * NULL means something else, the function says so. `out` must never be NULL. The two
+ * functions on the path of every call, pyhold_frame_enter_view() and
+ * pyhold_frame_leave(), don't check their arguments.
  *
  * Callers in C++ want pyhold/pyhold.h instead, which makes guards of these.
  *
@@ -359,9 +359,9 @@ typedef struct pyhold_frame pyhold_frame;
 
 /* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by
  * pyhold_frame_leave(). `file` (a string that is never freed, such as __FILE__, or
- * NULL) and `line` say where, in the report of who holds an interpreter and in messages
- * about a frame that is left where it must not be. *out is written on
- * every return, NULL unless OK. `view` must not be NULL: this is not checked. */
+ * NULL) and `line` say where, in the report of who holds an interpreter, and in the
+ * message about a frame that is left where it must not be. *out is written on every
+ * return, NULL unless OK. `view` must not be NULL: this is not checked. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(
     pyhold_frame **out, pyhold_interp *hold, const char *file, int line);
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
@@ -423,9 +423,11 @@ typedef enum pyhold_detach {
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(
     pyhold_frame **out, pyhold_detach way, const char *file, int line);
 
-/* Undo a frame that was entered with OK: not NULL, which is not checked. As pyhold_thread_release(); but an
+/* Undo a frame that was entered with OK. As pyhold_thread_release(); but an
  * exception that is pending when the outermost use of a state that pyhold made
  * ends is reported to sys.unraisablehook before it is cleared.
+ *
+ * Params:    frame  not NULL: this is not checked.
  * Aborts:    on another thread than the one that entered; in a wrong order (see
  *            pyhold_frame). The message names the thread, the frame, and the newest
  *            other one of the thread, as far as they are known: of frames that
@@ -470,9 +472,9 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_thread_state_attach(pyhold_thread_state *state);
 PYHOLD_API void pyhold_thread_state_detach(pyhold_thread_state *state);
 
-/* Delete it. While an ensure on this thread uses the state,
- * the release of that ensure deletes it. After the gate of the main interpreter
- * has closed the state is CPython's to delete.
+/* Delete it. While an ensure on this thread uses the state, the release of that
+ * ensure deletes it. After the gate of the main interpreter has closed the state is
+ * CPython's to delete.
  *
  * Attached:  not needed; nothing changes.
  * Threads:   the one that made it. On another it is leaked, with a line on stderr:

@@ -522,8 +522,8 @@ SCENARIO(BlockingDestructor) {
   policy.warn_after_ms = 50;
   policy.report = [](const pyhold_wait_report* report, void*) {
     REQUIRE(report->holder_count == 1 && report->holds == 0);
-    printf("held by \"%s\": %s\n", report->holders[0].thread_name,
-           report->holders[0].file);
+    printf("held by \"%s\": %s\n", report->holders[0]->thread_name,
+           report->holders[0]->file);
     reported = true;
   };
   pyhold_set_wait_policy(&policy);

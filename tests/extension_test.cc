@@ -136,6 +136,24 @@ while not inside: pass
   }
 }
 
+// Threads that know both copies, and are in none of their guards when both have
+// closed: what a copy has let go of does not hold the interpreter for the other.
+TEST(ExtensionTest, ThreadInsideNeitherCopyIsRefusedByBoth) {
+  for (const char* order : {"import probe_one as a, probe_two as b",
+                            "import probe_two as a, probe_one as b"}) {
+    ChildResult result = RunScript(std::string(order) + R"(
+a.start(lambda: b.nest(lambda: sum(range(10))), 4)
+b.start(lambda: a.nest(lambda: sum(range(10))), 4)
+a.await_calls(100)
+b.await_calls(100)
+)");
+    EXPECT_EQ(result, Clean()) << order;
+    for (const char* module : {"probe_one", "probe_two"})
+      EXPECT_THAT(result.output, HasSubstr(std::string(module) +
+                                           ": 4 threads, 4 refused, 0 failed"));
+  }
+}
+
 TEST(ExtensionTest, PythonThreadsAndNativeThreadsTogether) {
   ChildResult result = RunScript(R"(
 import probe_one, threading

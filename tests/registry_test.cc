@@ -1,7 +1,11 @@
 // The registry and the gate's protocol, over interpreters that are not Python:
 // see support/fake_port.h. Under ThreadSanitizer too.
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <cstddef>
 #include <cstdio>
+#include <cstring>
 #include <future>
 #include <string>
 #include <thread>
@@ -226,14 +230,16 @@ struct Report {
 
 void Collect(const pyhold_wait_report* r, void* arg) {
   Report copy;
+  EXPECT_EQ(r->size, sizeof *r);
   copy.interp_id = r->interp_id;
   copy.holds = r->holds;
   copy.giving_up = r->giving_up;
   for (std::size_t i = 0; i < r->holder_count; ++i) {
-    copy.files.push_back(
-        (r->holders[i].file != nullptr ? r->holders[i].file : "-") +
-        (":" + std::to_string(r->holders[i].line)));
-    copy.names.push_back(r->holders[i].thread_name);
+    const pyhold_holder* holder = r->holders[i];
+    EXPECT_EQ(holder->size, sizeof *holder);
+    copy.files.push_back((holder->file != nullptr ? holder->file : "-") +
+                         (":" + std::to_string(holder->line)));
+    copy.names.push_back(holder->thread_name);
   }
   try {
     static_cast<std::promise<Report>*>(arg)->set_value(copy);
@@ -289,6 +295,32 @@ TEST_F(RegistryTest, LimitEndsTheWaitAndLateReleasesAreHarmless) {
   pyhold::ThreadStateGuard guard(InterpreterRef{ref});
   EXPECT_EQ(guard.status(), PYHOLD_EFINALIZING);
   EXPECT_EQ(ref.id(), 0);
+}
+
+// A program may have an older header than the library, or a newer one. What is past
+// the size that it says is not its policy: AddressSanitizer sees that it is not read.
+TEST_F(RegistryTest, PolicyOfAnotherSizeIsTakenAsFarAsItGoes) {
+  constexpr std::size_t kOld = offsetof(pyhold_wait_policy, report);
+  constexpr std::size_t kNew = sizeof(pyhold_wait_policy) + 16;
+  for (std::size_t size : {kOld, sizeof(pyhold_wait_policy), kNew}) {
+    std::promise<Report> promise;
+    pyhold_wait_policy policy{};
+    policy.size = size;
+    policy.warn_after_ms = -1;
+    policy.give_up_after_ms = 20;
+    policy.report = Collect;
+    policy.arg = &promise;
+    std::vector<char> given(size, 'x');
+    std::memcpy(given.data(), &policy, std::min(size, sizeof policy));
+    pyhold_set_wait_policy(
+        reinterpret_cast<const pyhold_wait_policy*>(given.data()));
+    _is* main = fake_interp_begin(true);
+    InterpreterRef ref = InterpreterRef::Current();
+    fake_interp_end(main);  // does not hang: `give_up_after_ms` was taken
+    bool reported = promise.get_future().wait_for(std::chrono::seconds(0)) ==
+                    std::future_status::ready;
+    EXPECT_EQ(reported, size != kOld) << size;
+  }
 }
 
 TEST_F(RegistryTest, InterruptEndsTheWait) {

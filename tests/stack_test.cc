@@ -460,6 +460,7 @@ SCENARIO(WrongOrder) {
   InterpreterView sub_view = InterpreterView::Current();
   PyEval_SaveThread();
   std::thread([&] {
+    pthread_setname_np(pthread_self(), "some-worker");
     Fiber outer([&] {
       ThreadStateGuard guard(view, "the outer guard", 17);
       REQUIRE(guard);
@@ -467,11 +468,11 @@ SCENARIO(WrongOrder) {
     });
     Fiber inner([&] {
       if (argument == 0) {
-        ThreadStateGuard guard(sub_view);
+        ThreadStateGuard guard(sub_view, "the inner guard", 29);
         REQUIRE(guard);
         Fiber::Yield();
       } else {
-        ThreadStateDetachGuard detached;
+        ThreadStateDetachGuard detached("the inner guard", 29);
         REQUIRE(detached);
         Fiber::Yield();
       }
@@ -487,7 +488,39 @@ TEST(StackTest, WrongOrderIsFatalAndNamed) {
     ChildResult result = RunChild("WrongOrder", way);
     EXPECT_EQ(result.signal, SIGABRT) << result;
     EXPECT_THAT(result.output, HasSubstr("pyhold: fatal: "));
+    EXPECT_THAT(result.output, HasSubstr("the guard: the outer guard:17"));
+    EXPECT_THAT(result.output,
+                HasSubstr("guard of this thread: the inner guard:29"));
+    EXPECT_THAT(result.output, HasSubstr("\"some-worker\""));
+  }
+}
+
+// argument: 0: a guard; 1: one that set the state of another interpreter aside; 2:
+// one that another nests in.
+SCENARIO(NeverLeft) {
+  StartPython();
+  InterpreterView view = InterpreterView::Current();
+  SubInterpreter sub(SubInterpreter::kShared);
+  InterpreterView sub_view = InterpreterView::Current();
+  PyEval_SaveThread();
+  std::thread([&] {
+    pthread_setname_np(pthread_self(), "some-worker");
+    new ThreadStateGuard(view, "the outer guard", 17);
+    if (argument == 1) new ThreadStateGuard(sub_view, "the inner guard", 29);
+    if (argument == 2) new ThreadStateGuard(view, "the inner guard", 29);
+  }).join();
+  return 0;
+}
+TEST(StackTest, GuardThatAnExitingThreadNeverLeftIsFatalAndNamed) {
+  for (int way : {0, 1, 2}) {
+    ChildResult result = RunChild("NeverLeft", way);
+    EXPECT_EQ(result.signal, SIGABRT) << result;
+    EXPECT_THAT(result.output, HasSubstr("never released"));
     EXPECT_THAT(result.output, HasSubstr("the outer guard:17"));
+    if (way == 1) {
+      EXPECT_THAT(result.output, HasSubstr("the inner guard:29"));
+    }
+    EXPECT_THAT(result.output, HasSubstr("\"some-worker\""));
   }
 }
 
@@ -535,6 +568,7 @@ SCENARIO(AnotherThread) {
     if (argument != 2) fiber.Resume();
     std::thread([&] {
       if (argument == 2) return;
+      pthread_setname_np(pthread_self(), "wrong-thread");
       fiber.Resume();
       REQUIRE(false);
     }).join();
@@ -542,7 +576,10 @@ SCENARIO(AnotherThread) {
   if (argument == 2) {
     other.join();
     fiber.Resume();
-    std::thread([&] { fiber.Resume(); }).join();
+    std::thread([&] {
+      pthread_setname_np(pthread_self(), "wrong-thread");
+      fiber.Resume();
+    }).join();
   } else {
     PyEval_SaveThread();
     other.join();
@@ -553,6 +590,7 @@ TEST(StackTest, GuardLeftOnAnotherThreadIsFatalAndNamed) {
   for (int way = 0; way <= 4; ++way) {
     ChildResult result = RunChild("AnotherThread", way);
     EXPECT_EQ(result.signal, SIGABRT) << way << ": " << result;
+    EXPECT_THAT(result.output, HasSubstr("\"wrong-thread\""));
     EXPECT_THAT(result.output,
                 HasSubstr(way == 3 ? "without an ensure to undo"
                                    : "on another thread than its own"));

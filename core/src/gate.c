@@ -1,9 +1,11 @@
 #include "gate.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,20 +19,44 @@ static pthread_mutex_t the_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t someone_left = PTHREAD_COND_INITIALIZER;
 static pthread_cond_t work_came = PTHREAD_COND_INITIALIZER;
 
+/* --- Messages --- */
+
+const char *ph_place_text(struct place place, char text[PLACE_TEXT_SIZE]) {
+  if (place.file == NULL)
+    snprintf(text, PLACE_TEXT_SIZE, "an ensure of the C API");
+  else if (place.line == 0)
+    snprintf(text, PLACE_TEXT_SIZE, "%s", place.file);
+  else
+    snprintf(text, PLACE_TEXT_SIZE, "%s:%d", place.file, place.line);
+  return text;
+}
+
 void ph_fatal(const char *what) {
-  fprintf(stderr, "pyhold: fatal: %s\n", what);
+  char name[THREAD_NAME_SIZE];
+  const int64_t id = ph_this_thread_id();
+  ph_thread_name(id, name);
+  fprintf(stderr, "pyhold: fatal: %s (on thread %" PRId64 " \"%s\")\n", what,
+          id, name);
   abort();
 }
 
-void ph_fatal_slot(const char *what, const struct pyhold_slot *slot) {
-  /* relaxed, both: see struct pyhold_slot. */
-  const char *file = atomic_load_explicit(&slot->file, memory_order_relaxed);
+void ph_fatal_guard(const char *what, struct place guard, int64_t thread_id,
+                    const struct place *other) {
+  char name[THREAD_NAME_SIZE], others_name[THREAD_NAME_SIZE];
+  char text[PLACE_TEXT_SIZE], others_text[PLACE_TEXT_SIZE];
+  const int64_t id = ph_this_thread_id();
+  ph_thread_name(id, name);
+  ph_thread_name(thread_id, others_name);
+  /* One call, so that lines of other threads don't come between. */
   fprintf(stderr,
-          "pyhold: fatal: %s (on thread %lld; the outermost guard of thread "
-          "%lld is at %s:%d)\n",
-          what, (long long)ph_this_thread_id(), (long long)slot->thread_id,
-          file != NULL ? file : "?",
-          atomic_load_explicit(&slot->line, memory_order_relaxed));
+          "pyhold: fatal: %s\n"
+          "pyhold:   on thread %" PRId64
+          " \"%s\"\n"
+          "pyhold:   the guard: %s, of thread %" PRId64
+          " \"%s\"\n"
+          "pyhold:   the newest other guard of this thread: %s\n",
+          what, id, name, ph_place_text(guard, text), thread_id, others_name,
+          other != NULL ? ph_place_text(*other, others_text) : "none is known");
   abort();
 }
 
@@ -69,6 +95,17 @@ bool ph_thread_is_gone(int64_t thread_id) {
 
 void ph_name_this_thread(const char *name) {
   (void)pthread_setname_np(pthread_self(), name);
+}
+
+void ph_thread_name(int64_t thread_id, char name[THREAD_NAME_SIZE]) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/task/%" PRId64 "/comm", thread_id);
+  name[0] = '\0';
+  FILE *f = fopen(path, "re");
+  if (f == NULL) return;
+  if (fgets(name, THREAD_NAME_SIZE, f) != NULL)
+    name[strcspn(name, "\n")] = '\0';
+  fclose(f);
 }
 
 void ph_gate_wake_waiters(void) {

@@ -45,8 +45,8 @@
  *
  * The lock: one for the process. It guards each gate's list of slots, the
  * registry, and the wait policy. It is a leaf: nobody who has it calls Python,
- * takes the GIL or takes another lock but malloc's, so a thread that exits may take
- * it. (fork() takes the two in the same order.) */
+ * takes the GIL or takes another lock but malloc's and pthread_create()'s, so a thread
+ * that exits may take it. (fork() takes them in the same order.) */
 #ifndef PYHOLD_SRC_GATE_H_
 #define PYHOLD_SRC_GATE_H_
 
@@ -132,10 +132,22 @@ extern bool ph_has_barrier;
 /* Before the first gate is made. Threads: any. */
 void ph_gate_init(void);
 
-/* Say what contract was broken, and abort(). */
+/* Where a guard was entered. */
+struct place {
+  const char
+      *file; /* never freed; NULL: the C API's pair, which does not say */
+  int line;  /* 0: `file` says it all */
+};
+enum { PLACE_TEXT_SIZE = 256 };
+/* "pool.cc:42", cut off if it is too long. Returns `text`. */
+const char *ph_place_text(struct place place, char text[PLACE_TEXT_SIZE]);
+
+/* Say what contract was broken, and on which thread, and abort(). */
 _Noreturn void ph_fatal(const char *what);
-/* The same, with the thread and the guard that a slot is about. */
-_Noreturn void ph_fatal_slot(const char *what, const struct pyhold_slot *slot);
+/* The same, with the guard that it is about, whose thread may be another, and the
+ * newest other guard of the calling thread; NULL: none is known. */
+_Noreturn void ph_fatal_guard(const char *what, struct place guard,
+                              int64_t thread_id, const struct place *other);
 
 void ph_lock(void);
 void ph_unlock(void);
@@ -155,6 +167,9 @@ void ph_renew_waits(void);
 int64_t ph_this_thread_id(void);
 bool ph_thread_is_gone(int64_t thread_id);
 void ph_name_this_thread(const char *name);
+/* The name of a thread of this process; "" if it is gone. Reads a file. */
+enum { THREAD_NAME_SIZE = 16 };
+void ph_thread_name(int64_t thread_id, char name[THREAD_NAME_SIZE]);
 /* Milliseconds on a clock that never goes back; coarse, and cheap to read. */
 int64_t ph_now_ms(void);
 

@@ -28,7 +28,8 @@ pyhold_status pyhold_interp_lookup(int64_t id, pyhold_interp **out) {
 }
 
 pyhold_interp *pyhold_interp_dup(pyhold_interp *hold) {
-  if (ph_hold_counts(hold)) ph_gate_dup(&ph_hold_record(hold)->gate);
+  if (hold != NULL && ph_hold_counts(hold))
+    ph_gate_dup(&ph_hold_record(hold)->gate);
   return hold;
 }
 
@@ -43,11 +44,11 @@ static enum entry entry_of(const pyhold_interp *hold) {
 }
 
 int64_t pyhold_interp_id(const pyhold_interp *hold) {
-  return ph_hold_record(hold)->id;
+  return hold != NULL ? ph_hold_record(hold)->id : -1;
 }
 
 struct _is *pyhold_interp_state(const pyhold_interp *hold) {
-  return ph_hold_record(hold)->interp;
+  return hold != NULL ? ph_hold_record(hold)->interp : NULL;
 }
 
 pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
@@ -58,6 +59,7 @@ pyhold_status pyhold_thread_ensure(pyhold_interp *hold) {
 pyhold_status pyhold_frame_enter(pyhold_frame **out, pyhold_interp *hold,
                                  const char *file, int line) {
   *out = NULL;
+  if (hold == NULL) return PYHOLD_EMISUSE;
   return ph_thread_enter(out, ph_hold_record(hold), file, line, entry_of(hold),
                          PYHOLD_KEEP);
 }
@@ -113,13 +115,14 @@ pyhold_status pyhold_view_of_thread(pyhold_view *fallback, pyhold_view **out) {
 pyhold_status pyhold_view_with(pyhold_view *view, pyhold_keep keep,
                                pyhold_view **out) {
   *out = NULL;
-  if (keep != PYHOLD_KEEP && keep != PYHOLD_PER_CALL) return PYHOLD_EMISUSE;
+  if (view == NULL || (keep != PYHOLD_KEEP && keep != PYHOLD_PER_CALL))
+    return PYHOLD_EMISUSE;
   ph_record_ref(view->record);
   return make_view(view->record, keep, out);
 }
 
 bool pyhold_view_is_attached(const pyhold_view *view) {
-  return ph_thread_is_attached(view->record);
+  return view != NULL && ph_thread_is_attached(view->record);
 }
 
 bool pyhold_view_is_closed(const pyhold_view *view) {
@@ -129,6 +132,7 @@ bool pyhold_view_is_closed(const pyhold_view *view) {
 }
 
 pyhold_view *pyhold_view_dup(pyhold_view *view) {
+  if (view == NULL) return NULL;
   /* relaxed: the caller has a reference. */
   atomic_fetch_add_explicit(&view->refs, 1, memory_order_relaxed);
   return view;
@@ -143,11 +147,15 @@ void pyhold_view_free(pyhold_view *view) {
   free(view);
 }
 
-int64_t pyhold_view_id(const pyhold_view *view) { return view->record->id; }
+int64_t pyhold_view_id(const pyhold_view *view) {
+  return view != NULL ? view->record->id : -1;
+}
 
 pyhold_status pyhold_view_hold(pyhold_view *view, pyhold_interp **out) {
+  *out = NULL;
+  if (view == NULL) return PYHOLD_EMISUSE;
   bool held = ph_gate_hold(&view->record->gate);
-  *out = held ? ph_record_hold(view->record) : NULL;
+  if (held) *out = ph_record_hold(view->record);
   return held ? PYHOLD_OK : PYHOLD_EFINALIZING;
 }
 
@@ -158,14 +166,17 @@ pyhold_status pyhold_thread_ensure_view(pyhold_view *view) {
 
 pyhold_status pyhold_thread_state_new(pyhold_view *view,
                                       pyhold_thread_state **out) {
-  return ph_thread_state_new(view->record, out);
+  *out = NULL;
+  return view != NULL ? ph_thread_state_new(view->record, out) : PYHOLD_EMISUSE;
 }
 
 pyhold_status pyhold_on_close(pyhold_view *view, void (*fn)(void *),
                               void *arg) {
+  if (view == NULL || fn == NULL) return PYHOLD_EMISUSE;
   return ph_registry_on_close(view->record, fn, arg);
 }
 
 bool pyhold_on_close_cancel(pyhold_view *view, void (*fn)(void *), void *arg) {
-  return ph_registry_on_close_cancel(view->record, fn, arg);
+  return view != NULL && fn != NULL &&
+         ph_registry_on_close_cancel(view->record, fn, arg);
 }

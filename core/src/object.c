@@ -10,6 +10,12 @@
 /* --- What is deferred --- */
 
 void pyhold_defer(pyhold_view *view, pyhold_deferred *node) {
+  if (node == NULL) return;
+  if (view == NULL) { /* as one whose interpreter has ended */
+    node->next = NULL;
+    ph_deferred_run_late(node);
+    return;
+  }
   struct record *r = view->record;
   /* The node may own the last reference to the view, and be run at once. */
   ph_record_ref(r);
@@ -18,12 +24,14 @@ void pyhold_defer(pyhold_view *view, pyhold_deferred *node) {
 }
 
 uint64_t pyhold_deferred_count(const pyhold_view *view) {
-  /* acquire: pairs with done() in deferred.c. */
+  if (view == NULL) return 0;
+  /* acquire: pairs with run_one() in deferred.c. */
   return atomic_load_explicit(&view->record->deferred_count,
                               memory_order_acquire);
 }
 
 pyhold_status pyhold_deferred_wait(pyhold_view *view, int64_t timeout_ms) {
+  if (view == NULL) return PYHOLD_EMISUSE;
   struct record *r = view->record;
   /* The GIL is what the service thread waits for. */
   if (ph_thread_is_attached(r)) return PYHOLD_EMISUSE;
@@ -62,12 +70,14 @@ static void free_object(pyhold_deferred *node, bool attached) {
 
 pyhold_status pyhold_object_new(pyhold_view *view, struct _object *object,
                                 pyhold_object **out) {
-  pyhold_object *o = malloc(sizeof *o);
-  *out = o;
+  *out = NULL;
+  if (object == NULL) return PYHOLD_EMISUSE;
+  pyhold_object *o = view != NULL ? malloc(sizeof *o) : NULL;
   if (o == NULL) {
     ph_port_object_release(object);
-    return PYHOLD_ENOMEM;
+    return view != NULL ? PYHOLD_ENOMEM : PYHOLD_EMISUSE;
   }
+  *out = o;
   o->node.run = free_object;
   atomic_init(&o->refs, 1);
   o->object = object;
@@ -76,6 +86,7 @@ pyhold_status pyhold_object_new(pyhold_view *view, struct _object *object,
 }
 
 pyhold_object *pyhold_object_dup(pyhold_object *o) {
+  if (o == NULL) return NULL;
   /* relaxed: the caller has a reference. */
   atomic_fetch_add_explicit(&o->refs, 1, memory_order_relaxed);
   return o;
@@ -92,6 +103,10 @@ void pyhold_object_free(pyhold_object *o) {
     pyhold_defer(o->view, &o->node);
 }
 
-struct _object *pyhold_object_get(const pyhold_object *o) { return o->object; }
+struct _object *pyhold_object_get(const pyhold_object *o) {
+  return o != NULL ? o->object : NULL;
+}
 
-pyhold_view *pyhold_object_view(const pyhold_object *o) { return o->view; }
+pyhold_view *pyhold_object_view(const pyhold_object *o) {
+  return o != NULL ? o->view : NULL;
+}

@@ -1,8 +1,8 @@
 #include "registry.h"
 
-#include <assert.h>
 #include <dlfcn.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,7 +67,8 @@ struct close_call {
 void ph_record_unref(struct record *r) {
   /* acq_rel: whoever frees comes after all other users. */
   if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) return;
-  assert(r->gate.slots == NULL);
+  if (r->gate.slots != NULL)
+    ph_fatal("an interpreter's record is freed that threads still use");
   ph_copies_leave(r);
   while (r->orphans != NULL) { /* CPython had their states */
     struct pyhold_slot *orphan = r->orphans;
@@ -498,17 +499,6 @@ static void finish(const struct ending *e) {
 
 /* --- The report --- */
 
-/* Not under the lock: it reads a file. The thread may be gone by then. */
-static void thread_name(int64_t thread_id, char name[16]) {
-  char path[64];
-  snprintf(path, sizeof path, "/proc/self/task/%" PRId64 "/comm", thread_id);
-  name[0] = '\0';
-  FILE *f = fopen(path, "re");
-  if (f == NULL) return;
-  if (fgets(name, 16, f) != NULL) name[strcspn(name, "\n")] = '\0';
-  fclose(f);
-}
-
 static void print_report(const pyhold_wait_report *report) {
   fprintf(stderr,
           "pyhold: interpreter %" PRId64 " has waited %.1f s to finalize%s\n",
@@ -516,19 +506,16 @@ static void print_report(const pyhold_wait_report *report) {
           report->giving_up ? ", and waits no longer. Still holding it:"
                             : ". Holding it:");
   for (size_t i = 0; i < report->holder_count; ++i) {
-    const pyhold_holder *h = &report->holders[i];
+    const pyhold_holder *h = report->holders[i];
+    char place[PLACE_TEXT_SIZE];
+    ph_place_text((struct place){h->file, h->line}, place);
     fprintf(stderr,
-            "pyhold:   thread %" PRId64 " \"%s\" for %.1f s or more, since ",
-            h->thread_id, h->thread_name, (double)h->held_ms / 1000);
-    if (h->file != NULL && h->line == 0)
-      fputs(h->file, stderr);
-    else if (h->file != NULL)
-      fprintf(stderr, "%s:%d", h->file, h->line);
-    else
-      fputs("an ensure of the C API", stderr);
-    if (h->is_finalizing_thread)
-      fputs(" (it is the thread that finalizes: not waited for)", stderr);
-    fputc('\n', stderr);
+            "pyhold:   thread %" PRId64
+            " \"%s\" for %.1f s or more, since %s%s\n",
+            h->thread_id, h->thread_name, (double)h->held_ms / 1000, place,
+            h->is_finalizing_thread
+                ? " (it is the thread that finalizes: not waited for)"
+                : "");
   }
   if (report->holds > 0)
     fprintf(stderr,
@@ -541,6 +528,8 @@ static void print_report(const pyhold_wait_report *report) {
 struct held {
   pyhold_wait_report report;
   struct held *next;
+  const pyhold_holder **at; /* report.holders */
+  pyhold_holder holders[];
 };
 
 /* Copies who holds `r` while nothing can leave the list. Out of memory: this
@@ -549,29 +538,31 @@ static void report_one(const struct ending *e, struct record *r, void *arg) {
   struct held **list = arg;
   size_t count = 0;
   for (struct pyhold_slot *s = r->gate.slots; s != NULL; s = s->next) ++count;
-  struct held *held =
-      calloc(1, sizeof *held + (count + 1) * sizeof(pyhold_holder));
+  struct held *held = calloc(
+      1, sizeof *held + count * (sizeof *held->holders + sizeof *held->at));
   if (held == NULL) return;
-  pyhold_holder *holder = (pyhold_holder *)(held + 1);
+  held->at = (const pyhold_holder **)&held->holders[count];
   int64_t now = ph_now_ms();
-  held->report = (pyhold_wait_report){.interp_id = r->id,
+  held->report = (pyhold_wait_report){.size = sizeof held->report,
+                                      .interp_id = r->id,
                                       .waited_ms = now - e->began_ms,
                                       .holds = ph_gate_holds(&r->gate),
-                                      .holders = holder};
+                                      .holders = held->at};
   for (struct pyhold_slot *s = r->gate.slots; s != NULL; s = s->next) {
     /* acquire: what the owner wrote before it. */
     if (!atomic_load_explicit(&s->active, memory_order_acquire)) continue;
     /* relaxed: see struct pyhold_slot. */
     int64_t since = atomic_load_explicit(&s->since_ms, memory_order_relaxed);
     if (since == SINCE_BEFORE_CLOSE) since = e->began_ms;
+    pyhold_holder *holder = &held->holders[held->report.holder_count];
     *holder = (pyhold_holder){
+        .size = sizeof *holder,
         .thread_id = s->thread_id,
         .held_ms = now - since,
         .file = atomic_load_explicit(&s->file, memory_order_relaxed),
         .line = atomic_load_explicit(&s->line, memory_order_relaxed),
         .is_finalizing_thread = s->thread_id == e->finalizing_thread_id};
-    ++holder;
-    ++held->report.holder_count;
+    held->at[held->report.holder_count++] = holder;
   }
   if (held->report.holder_count == 0 && held->report.holds == 0) {
     free(held);
@@ -591,9 +582,9 @@ static void report(const struct ending *e, bool giving_up) {
     struct held *held = list;
     list = held->next;
     held->report.giving_up = giving_up;
-    pyhold_holder *holders = (pyhold_holder *)(held + 1);
+    /* Not under the lock: it reads a file. The thread may be gone by now. */
     for (size_t i = 0; i < held->report.holder_count; ++i)
-      thread_name(holders[i].thread_id, holders[i].thread_name);
+      ph_thread_name(held->holders[i].thread_id, held->holders[i].thread_name);
     if (p.report != NULL)
       p.report(&held->report, p.arg);
     else
@@ -818,8 +809,15 @@ pyhold_deferred *ph_registry_after_fork(const void *self) {
 }
 
 void pyhold_set_wait_policy(const pyhold_wait_policy *p) {
+  const size_t first_version =
+      offsetof(pyhold_wait_policy, arg) + sizeof policy.arg;
+  pyhold_wait_policy given = {0};
+  if (p != NULL) {
+    size_t size = p->size != 0 ? p->size : first_version;
+    memcpy(&given, p, size < sizeof given ? size : sizeof given);
+  }
   ph_lock();
-  policy = p != NULL ? *p : (pyhold_wait_policy){0};
+  policy = given;
   ph_wake(); /* a waiter may have slept with the old one's limit in mind */
   ph_unlock();
 }

@@ -16,6 +16,8 @@ struct pyhold_frame {
   port_state *restore;              /* attached again at the end, or NULL */
   struct pyhold_slot *restore_slot; /* protected until then, or NULL */
   unsigned flags;
+  int line; /* this and `file`: where it was entered */
+  const char *file;
   struct pyhold_frame *next, **pprev; /* in force: newest first; or spare */
 };
 
@@ -183,6 +185,55 @@ static struct pyhold_slot *slot_for_interp(struct thread *t,
   struct pyhold_slot *slot = slot_for(t, r);
   ph_record_unref(r);
   return slot;
+}
+
+/* --- Messages --- */
+
+static struct place place_of_slot(const struct pyhold_slot *slot) {
+  /* relaxed, both: see struct pyhold_slot. */
+  return (struct place){
+      atomic_load_explicit(&slot->file, memory_order_relaxed),
+      atomic_load_explicit(&slot->line, memory_order_relaxed)};
+}
+
+/* The newest guard that the thread is inside of, but for that of `handle`, which may
+ * be NULL, and those about the interpreter of `but`. False: none is known. Where the
+ * order is wrong, it is the guard that was to be left first. */
+static bool find_other(const struct thread *t, pyhold_frame *handle,
+                       const struct pyhold_slot *but, struct place *other) {
+  const struct pyhold_slot *own =
+      handle != NULL && kinds_of(handle) != 0 ? slot_of(handle) : NULL;
+  /* What attached the present state; or a guard that set another state aside, or
+   * detached it; or any. */
+  for (const struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread)
+    if (s != own && s->quick != NULL && !is_dead(s->record) &&
+        ph_port_is_attached(s->quick)) {
+      *other = place_of_slot(s);
+      return true;
+    }
+  for (const struct pyhold_frame *f = t->frames; f != NULL; f = f->next)
+    if (f != handle && f->slot != but) {
+      *other = (struct place){f->file, f->line};
+      return true;
+    }
+  for (const struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread)
+    if (s != own && s->ensures + s->leans > 0) {
+      *other = place_of_slot(s);
+      return true;
+    }
+  return false;
+}
+
+/* Of a handle of a slot only the place of the outermost ensure is known. */
+NOINLINE _Noreturn static void fatal(const char *what, pyhold_frame *handle) {
+  const bool is_frame = kinds_of(handle) == 0;
+  const struct pyhold_slot *slot = is_frame ? handle->slot : slot_of(handle);
+  struct place other;
+  ph_fatal_guard(what,
+                 is_frame ? (struct place){handle->file, handle->line}
+                          : place_of_slot(slot),
+                 slot->thread_id,
+                 find_other(&self, handle, NULL, &other) ? &other : NULL);
 }
 
 /* --- Who is attached? --- */
@@ -442,7 +493,8 @@ static bool is_set_aside(const struct thread *t,
 /* An ensure that attached `state` ends: detach it, cleared or deleted if this
  * was its outermost use. The ensure is still counted in its slot. */
 static void end_use(struct thread *t, struct pyhold_slot *slot,
-                    port_state *state, enum left_error error) {
+                    port_state *state, enum left_error error,
+                    pyhold_frame *handle) {
   if (is_dead(slot->record) && attached_state(t) != state) {
     /* This thread itself finalized the interpreter meanwhile, or the wait was
      * given up and CPython ends this thread. The state is gone. */
@@ -450,8 +502,7 @@ static void end_use(struct thread *t, struct pyhold_slot *slot,
     return;
   }
   if (!ph_port_is_attached(state))
-    ph_fatal_slot("an ensure or a guard ends while not its state is attached",
-                  slot);
+    fatal("an ensure or a guard ends while not its state is attached", handle);
   int *users = ph_port_users(state);
   if (slot->ensures + slot->leans - slot->rebinds > 1) {
     /* Others go on: a greenlet will leave them later, or they have detached. */
@@ -496,11 +547,16 @@ static bool reserve_frame(struct thread *t) {
 
 /* Requires: reserve_frame(). */
 static struct pyhold_frame *push_frame(struct thread *t,
-                                       struct pyhold_slot *slot) {
+                                       struct pyhold_slot *slot,
+                                       const char *file, int line) {
   struct pyhold_frame *frame = t->spare;
   t->spare = frame->next;
-  *frame = (struct pyhold_frame){
-      .slot = slot, .flags = IN_FORCE, .next = t->frames, .pprev = &t->frames};
+  *frame = (struct pyhold_frame){.slot = slot,
+                                 .flags = IN_FORCE,
+                                 .line = line,
+                                 .file = file,
+                                 .next = t->frames,
+                                 .pprev = &t->frames};
   if (frame->next != NULL) frame->next->pprev = &frame->next;
   return t->frames = frame;
 }
@@ -642,7 +698,7 @@ static pyhold_status attach(struct thread *t, struct pyhold_slot *slot,
     slot->quick = state;
     *out = slot_handle(slot, QUICK | (leans ? LEANED : COUNTED));
   } else {
-    frame = push_frame(t, slot);
+    frame = push_frame(t, slot, file, line);
     frame->state = state;
     frame->flags |= leans ? LEANS : COUNTS;
     set_aside(t, frame, attached, file, line);
@@ -765,7 +821,7 @@ pyhold_status pyhold_frame_detach(pyhold_frame **out, pyhold_detach way,
     return PYHOLD_EFINALIZING;
   if (!is_active(slot)) /* for a message, if it is left where it must not be */
     note_place(slot, file, line, SINCE_BEFORE_CLOSE);
-  struct pyhold_frame *frame = push_frame(t, slot);
+  struct pyhold_frame *frame = push_frame(t, slot, file, line);
   frame->restore = attached;
   frame->flags |= DETACHED;
   if (holds) {
@@ -800,17 +856,17 @@ NOINLINE static void leave_slowly(pyhold_frame *handle, enum left_error error) {
     if (((kinds & COUNTED) && slot->ensures == 0) ||
         ((kinds & LEANED) && slot->leans == 0) ||
         ((kinds & QUICK) && slot->quick == NULL))
-      ph_fatal_slot("an ensure was released, or a guard left, twice", slot);
+      fatal("an ensure was released, or a guard left, twice", handle);
     if (kinds & QUICK) {
       port_state *state = slot->quick;
-      end_use(t, slot, state, error); /* may run Python, which nests */
+      end_use(t, slot, state, error, handle); /* may run Python, which nests */
       slot->quick = NULL;
     }
     if (kinds == COUNTED && is_last_of_others(t, slot)) {
       port_state *state = slot->used;
       slot->counted = false; /* the count is ours now [INV8] */
       ph_port_attach(state);
-      end_use(t, slot, state, error);
+      end_use(t, slot, state, error, handle);
     }
     if (kinds & LEANED)
       --slot->leans;
@@ -821,8 +877,8 @@ NOINLINE static void leave_slowly(pyhold_frame *handle, enum left_error error) {
   struct pyhold_frame *frame = handle;
   struct pyhold_slot *slot = frame->slot;
   if (!(frame->flags & IN_FORCE))
-    ph_fatal("an ensure was released, or a guard left, twice");
-  if (frame->state != NULL) end_use(t, slot, frame->state, error);
+    fatal("an ensure was released, or a guard left, twice", handle);
+  if (frame->state != NULL) end_use(t, slot, frame->state, error, handle);
   if (frame->restore != NULL) restore(frame);
   struct pyhold_slot *restored = frame->restore_slot;
   const unsigned flags = frame->flags;
@@ -835,9 +891,10 @@ NOINLINE static void leave_slowly(pyhold_frame *handle, enum left_error error) {
   if (flags & COUNTS) discount(slot);
 }
 
-static void check_thread(const struct pyhold_slot *slot) {
+static inline void check_thread(const struct pyhold_slot *slot,
+                                pyhold_frame *handle) {
   if (slot->owner != this_thread())
-    ph_fatal_slot("a guard was left on another thread than its own", slot);
+    fatal("a guard was left on another thread than its own", handle);
 }
 
 /* Whether the only use of a slot has nothing to clear and nothing to delete. */
@@ -868,12 +925,12 @@ static inline void leave_outermost(pyhold_frame *handle,
 static inline void leave(pyhold_frame *handle, enum left_error error) {
   const unsigned kinds = kinds_of(handle);
   if (kinds == 0) {
-    check_thread(handle->slot);
+    check_thread(handle->slot, handle);
     leave_slowly(handle, error);
     return;
   }
   struct pyhold_slot *slot = slot_of(handle);
-  check_thread(slot);
+  check_thread(slot, handle);
   if (kinds == COUNTED && slot->ensures > 1 && slot->daemons == 0)
     --slot->ensures;
   else if (kinds == (QUICK | COUNTED))
@@ -986,9 +1043,12 @@ static void end_thread(struct thread *t) {
     struct pyhold_slot *slot = t->slots;
     t->slots = slot->next_of_thread;
     if (is_active(slot)) {
-      if (!is_dead(slot->record))
-        ph_fatal_slot("a thread exits inside an ensure that it never released",
-                      slot);
+      if (!is_dead(slot->record)) {
+        struct place other;
+        ph_fatal_guard("a thread exits inside an ensure that it never released",
+                       place_of_slot(slot), slot->thread_id,
+                       find_other(t, NULL, slot, &other) ? &other : NULL);
+      }
       ph_slot_leave(&slot->record->gate, slot);
     }
     if (!leave_behind(slot)) unlink_slot(slot);
@@ -1171,7 +1231,7 @@ static enum entry entry_of(const pyhold_thread_state *ts) {
 }
 
 pyhold_status pyhold_thread_state_attach(pyhold_thread_state *ts) {
-  if (!is_own(ts) || ts->handle != NULL) return PYHOLD_EMISUSE;
+  if (ts == NULL || !is_own(ts) || ts->handle != NULL) return PYHOLD_EMISUSE;
   pyhold_frame *handle;
   pyhold_status status =
       ph_thread_enter(&handle, ts->record, NULL, 0, entry_of(ts), PYHOLD_KEEP);
@@ -1180,6 +1240,7 @@ pyhold_status pyhold_thread_state_attach(pyhold_thread_state *ts) {
 }
 
 void pyhold_thread_state_detach(pyhold_thread_state *ts) {
+  if (ts == NULL) return;
   if (!is_own(ts) || ts->handle == NULL)
     ph_fatal("a persistent thread state was detached that is not attached");
   pyhold_frame *handle = ts->handle;

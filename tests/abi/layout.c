@@ -19,27 +19,32 @@ HAS_SIZE(pyhold_deferred, 16);
 IS_AT(pyhold_deferred, next, 0);
 IS_AT(pyhold_deferred, run, 8);
 
-HAS_SIZE(pyhold_holder, 48);
-IS_AT(pyhold_holder, thread_id, 0);
-IS_AT(pyhold_holder, thread_name, 8);
-IS_AT(pyhold_holder, held_ms, 24);
-IS_AT(pyhold_holder, file, 32);
-IS_AT(pyhold_holder, line, 40);
-IS_AT(pyhold_holder, is_finalizing_thread, 44);
+/* These three say their size, so fields may come at their ends: then the size here
+ * grows, and nothing else changes. */
+HAS_SIZE(pyhold_holder, 56);
+IS_AT(pyhold_holder, size, 0);
+IS_AT(pyhold_holder, thread_id, 8);
+IS_AT(pyhold_holder, thread_name, 16);
+IS_AT(pyhold_holder, held_ms, 32);
+IS_AT(pyhold_holder, file, 40);
+IS_AT(pyhold_holder, line, 48);
+IS_AT(pyhold_holder, is_finalizing_thread, 52);
 
-HAS_SIZE(pyhold_wait_report, 48);
-IS_AT(pyhold_wait_report, interp_id, 0);
-IS_AT(pyhold_wait_report, waited_ms, 8);
-IS_AT(pyhold_wait_report, giving_up, 16);
-IS_AT(pyhold_wait_report, holds, 24);
-IS_AT(pyhold_wait_report, holder_count, 32);
-IS_AT(pyhold_wait_report, holders, 40);
+HAS_SIZE(pyhold_wait_report, 56);
+IS_AT(pyhold_wait_report, size, 0);
+IS_AT(pyhold_wait_report, interp_id, 8);
+IS_AT(pyhold_wait_report, waited_ms, 16);
+IS_AT(pyhold_wait_report, giving_up, 24);
+IS_AT(pyhold_wait_report, holds, 32);
+IS_AT(pyhold_wait_report, holder_count, 40);
+IS_AT(pyhold_wait_report, holders, 48);
 
-HAS_SIZE(pyhold_wait_policy, 32);
-IS_AT(pyhold_wait_policy, warn_after_ms, 0);
-IS_AT(pyhold_wait_policy, give_up_after_ms, 8);
-IS_AT(pyhold_wait_policy, report, 16);
-IS_AT(pyhold_wait_policy, arg, 24);
+HAS_SIZE(pyhold_wait_policy, 40);
+IS_AT(pyhold_wait_policy, size, 0);
+IS_AT(pyhold_wait_policy, warn_after_ms, 8);
+IS_AT(pyhold_wait_policy, give_up_after_ms, 16);
+IS_AT(pyhold_wait_policy, report, 24);
+IS_AT(pyhold_wait_policy, arg, 32);
 
 HAS_SIZE(pyhold_status, 4);
 IS_NUMBER(PYHOLD_OK, 0);

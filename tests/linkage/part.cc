@@ -7,14 +7,11 @@
 #include "pyhold/python_error.h"
 #include "pyhold/safe_call.h"
 
-namespace {
-
-// A status of the part's own: 0, or the code of an error.
+// A status of the part's own: 0, or the code of an error. Both parts have one of this
+// name: what they write for it is to stay in each.
 struct Outcome {
   int code;
 };
-
-}  // namespace
 
 template <>
 struct pyhold::StatusTraits<Outcome> {

@@ -22,6 +22,13 @@
  * the last word.
  *
  * No function here ever sets, clears or replaces a Python exception.
+ *
+ * NULL: a function that returns a status returns EMISUSE for a NULL argument. One
+ * without a result does nothing. Others return NULL, false, 0, or -1 for an id. Where
+ * NULL means something else, the function says so. `out` must never be NULL. The two
+ * functions on the path of every call, pyhold_frame_enter_view() and
+ * pyhold_frame_leave(), don't check their arguments.
+ *
  * Callers in C++ want pyhold/pyhold.h instead, which makes guards of these.
  *
  * Fork: a child of os.fork() is as a process that has just imported its modules.
@@ -126,7 +133,7 @@ pyhold_interp_lookup(int64_t id, pyhold_interp **out);
 PYHOLD_API PYHOLD_NODISCARD pyhold_interp *pyhold_interp_dup(
     pyhold_interp *hold);
 
-/* Give back a hold. NULL does nothing.
+/* Give back a hold.
  *
  * Attached:  not needed.
  * Aborts:    at a second release, unless another hold hides it.
@@ -190,7 +197,7 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_main(pyhold_view **out);
  * which PyGILState_Ensure would attach; else a copy of `fallback`.
  *
  * Attached:  not needed.
- * Params:    fallback  NULL: ENOINTERP instead.
+ * Params:    fallback  NULL: ENOINTERP in place of the copy.
  *            out       not NULL. Written on every return; NULL unless OK.
  * Returns:   OK, ENOMEM, ENOINTERP. An interpreter that nobody made known is passed
  *            over, unless it is attached.
@@ -202,7 +209,7 @@ pyhold_view_of_thread(pyhold_view *fallback, pyhold_view **out);
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_view *pyhold_view_dup(pyhold_view *view);
 
-/* Give back a view. NULL does nothing; so does the end of its interpreter.
+/* Give back a view, before or after the end of its interpreter.
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API void pyhold_view_free(pyhold_view *view);
 
@@ -232,7 +239,7 @@ typedef enum pyhold_keep {
  *
  * Attached:  not needed.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, ENOMEM; EMISUSE for a policy that is none.
+ * Returns:   OK, ENOMEM; EMISUSE for NULL, or a policy that is none.
  * Owns:      as pyhold_view_current(); `view` stays the caller's.
  * Threads:   any.   Blocks: never. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_with(pyhold_view *view,
@@ -243,7 +250,7 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_with(pyhold_view *view,
  *
  * Attached:  not needed.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, EFINALIZING.
+ * Returns:   OK, EFINALIZING; EMISUSE for NULL.
  * Owns:      as pyhold_interp_hold().
  * Threads:   any.   Blocks: never.
  * Spec:      PEP 788, PyInterpreterGuard_FromView. */
@@ -351,9 +358,10 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_thread_set_daemon(bool daemon);
 typedef struct pyhold_frame pyhold_frame;
 
 /* As pyhold_thread_ensure() and pyhold_thread_ensure_view(), undone by
- * pyhold_frame_leave(). `file` (a string that outlives the frame, or NULL) and
- * `line` say where, in the report of who holds an interpreter. *out is written on
- * every return, NULL unless OK. */
+ * pyhold_frame_leave(). `file` (a string that is never freed, such as __FILE__, or
+ * NULL) and `line` say where, in the report of who holds an interpreter, and in the
+ * message about a frame that is left where it must not be. *out is written on every
+ * return, NULL unless OK. `view` must not be NULL: this is not checked. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter(
     pyhold_frame **out, pyhold_interp *hold, const char *file, int line);
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_enter_view(
@@ -418,8 +426,12 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_frame_detach(
 /* Undo a frame that was entered with OK. As pyhold_thread_release(); but an
  * exception that is pending when the outermost use of a state that pyhold made
  * ends is reported to sys.unraisablehook before it is cleared.
+ *
+ * Params:    frame  not NULL: this is not checked.
  * Aborts:    on another thread than the one that entered; in a wrong order (see
- *            pyhold_frame). The message says which guard, as far as it is known. */
+ *            pyhold_frame). The message names the thread, the frame, and the newest
+ *            other one of the thread, as far as they are known: of frames that
+ *            nest, often the outermost one only. */
 PYHOLD_API void pyhold_frame_leave(pyhold_frame *frame);
 
 /* ------------------------------------------------------------------------
@@ -438,7 +450,7 @@ typedef struct pyhold_thread_state pyhold_thread_state;
  *
  * Attached:  not needed; nothing changes.
  * Params:    out  not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, EFINALIZING, ENOMEM.
+ * Returns:   OK, EFINALIZING, ENOMEM; EMISUSE for NULL.
  * Owns:      the caller owns *out; pass it once to
  *            pyhold_thread_state_delete(), on the same thread.
  * Forgotten: the main interpreter loses nothing but memory; a subinterpreter
@@ -451,8 +463,8 @@ pyhold_thread_state_new(pyhold_view *view, pyhold_thread_state **out);
 /* Attach it, as an ensure does, and undo that.
  *
  * Attached:  attach: not needed. detach: required, to it.
- * Returns:   OK; EFINALIZING (the main interpreter's only); EMISUSE on another
- *            thread, or while it is attached by this function already.
+ * Returns:   OK; EFINALIZING (the main interpreter's only); EMISUSE for NULL, on
+ *            another thread, or while it is attached by this function already.
  * Aborts:    detach: as pyhold_frame_leave(), or without attach.
  * Threads:   the one that made it.
  * Blocks:    until the GIL is free, unless it nests. */
@@ -460,9 +472,9 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_thread_state_attach(pyhold_thread_state *state);
 PYHOLD_API void pyhold_thread_state_detach(pyhold_thread_state *state);
 
-/* Delete it. NULL does nothing. While an ensure on this thread uses the state,
- * the release of that ensure deletes it. After the gate of the main interpreter
- * has closed the state is CPython's to delete.
+/* Delete it. While an ensure on this thread uses the state, the release of that
+ * ensure deletes it. After the gate of the main interpreter has closed the state is
+ * CPython's to delete.
  *
  * Attached:  not needed; nothing changes.
  * Threads:   the one that made it. On another it is leaked, with a line on stderr:
@@ -479,7 +491,8 @@ PYHOLD_API void pyhold_thread_state_delete(pyhold_thread_state *state);
  *
  * Attached:  not needed. `fn` runs on the finalizing thread, detached; it may
  *            ensure nothing, and should only tell others.
- * Returns:   OK; ENOMEM; EFINALIZING  the gate has closed: fn is not called.
+ * Returns:   OK; ENOMEM; EMISUSE for NULL as `view` or `fn`;
+ *            EFINALIZING  the gate has closed: fn is not called.
  * Threads:   any.   Blocks: never. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_on_close(pyhold_view *view,
                                                           void (*fn)(void *),
@@ -520,7 +533,8 @@ typedef struct pyhold_deferred {
  * pending goes to sys.unraisablehook.
  *
  * Attached:  not needed; attached, it is deferred all the same.
- * Params:    node  not NULL, its `run` set; it stays where it is until then.
+ * Params:    view  NULL: as one whose interpreter has ended.
+ *            node  its `run` set; it stays where it is until then.
  * Owns:      borrows `view` for the call only.
  * Too late:  node->run(node, false) is called on this thread, at once, and
  *            counted: see pyhold_deferred_leaked().
@@ -536,7 +550,7 @@ PYHOLD_API uint64_t pyhold_deferred_count(const pyhold_view *view);
  *
  * Attached:  must not be, to this interpreter: EMISUSE.
  * Params:    timeout_ms  < 0: no limit.
- * Returns:   OK; EMISUSE; ETIMEDOUT.
+ * Returns:   OK; EMISUSE, also for NULL; ETIMEDOUT.
  * Threads:   any, but the one that runs `run`.   Blocks: yes. */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_deferred_wait(pyhold_view *view, int64_t timeout_ms);
@@ -569,9 +583,9 @@ typedef struct pyhold_object pyhold_object;
 /* Make one.
  *
  * Attached:  required, to the view's interpreter.
- * Params:    object  not NULL; a reference that the caller owns.
+ * Params:    object  a reference that the caller owns.
  *            out     not NULL. Written on every return; NULL unless OK.
- * Returns:   OK, ENOMEM.
+ * Returns:   OK, ENOMEM; EMISUSE for NULL.
  * Owns:      takes over the reference, on failure too (it is given back then).
  *            The caller owns *out; pass it once to pyhold_object_free().
  * Forgotten: the object lives on.
@@ -587,7 +601,7 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_object *pyhold_object_dup(
 /* Give back a reference; the last one gives back that to the Python object: at
  * once, if the thread is attached to its interpreter; else deferred, as by
  * pyhold_defer(). Once the interpreter has ended the object is leaked on purpose:
- * see pyhold_deferred_leaked(). NULL does nothing.
+ * see pyhold_deferred_leaked().
  *
  * Attached:  not needed. Attached, it may run Python destructors.
  * Threads:   any, also one that exits.   Blocks: never on the GIL. */
@@ -621,8 +635,14 @@ PYHOLD_API bool pyhold_view_is_closed(const pyhold_view *view);
  * Waiting at the gate
  */
 
+/* The three structs here may grow at the end, without another ABI number: a program
+ * may meet an older or a newer libpyhold. So each begins with its size, as whoever
+ * fills it knows it. A field that came after the first version exists only if the size
+ * says so. (pyhold_deferred, which is embedded in others, never grows.) */
+
 /* One thread that keeps an interpreter from finalizing. */
 typedef struct pyhold_holder {
+  size_t size;       /* set by pyhold */
   int64_t thread_id; /* the kernel's, as threading.get_native_id() gives it */
   char thread_name[16];
   /* Since the outermost ensure; or, where the ensure was too quick to look at a
@@ -634,17 +654,21 @@ typedef struct pyhold_holder {
 } pyhold_holder;
 
 typedef struct pyhold_wait_report {
+  size_t size; /* set by pyhold */
   int64_t interp_id;
   int64_t waited_ms;
   bool giving_up; /* the limit is reached: finalization goes on */
   int64_t holds;  /* pyhold_interp / InterpreterRef, which have no thread */
   size_t holder_count;
-  const pyhold_holder *holders;
+  const pyhold_holder *const *holders; /* pointers: a holder may be larger */
 } pyhold_wait_report;
 
 /* How finalization waits for what holds an interpreter. All zero is the
  * default. */
 typedef struct pyhold_wait_policy {
+  /* sizeof(pyhold_wait_policy), so that pyhold reads no field that the caller's header
+   * does not have. 0: the fields up to `arg`, those of the first version. */
+  size_t size;
   /* Report after this time, then after twice, four times ... of it.
    * 0: the environment's PYHOLD_WARN_AFTER_MS, else 10,000. < 0: never. */
   int64_t warn_after_ms;
@@ -663,7 +687,7 @@ typedef struct pyhold_wait_policy {
 } pyhold_wait_policy;
 
 /* Set the policy of this process, also for waits in progress, whose first
- * report stays where it was due. NULL sets the default.
+ * report stays where it was due. The policy is copied. NULL sets the default.
  * Attached: not needed.   Threads: any.   Blocks: never. */
 PYHOLD_API void pyhold_set_wait_policy(const pyhold_wait_policy *policy);
 

@@ -491,6 +491,80 @@ TEST_P(SubInterpreterTest, OfThisThreadIsWhereTheThreadWas) {
   sub.End();
 }
 
+// Py_BEGIN_ALLOW_THREADS inside a guard lets go of what the guard attached, and not of
+// what the thread had before.
+TEST_P(SubInterpreterTest, OfThisThreadIsWhatAGuardAttached) {
+  SubInterpreter sub(gil());
+  InterpreterView sub_view = InterpreterView::Current();
+  for (bool had_main : {false, true}) {
+    OnForeignThread([&] {
+      if (had_main) {
+        ThreadStateGuard guard(view());  // whose state is kept
+        ASSERT_TRUE(guard);
+      }
+      ThreadStateGuard guard(sub_view);
+      ASSERT_TRUE(guard);
+      PyThreadState* state = PyEval_SaveThread();
+      EXPECT_EQ(InterpreterView::OfThisThread(view()).id(), sub_view.id());
+      {
+        ThreadStateGuard again(InterpreterView::OfThisThread(view()));
+        ASSERT_TRUE(again);
+        EXPECT_EQ(Attached(), state);
+      }
+      PyEval_RestoreThread(state);
+      CallPython();
+    });
+  }
+  sub.End();
+}
+
+// 3.11 shows to this thread what another is attached to.
+TEST_P(SubInterpreterTest, OfThisThreadIsNotWhereAnotherThreadIs) {
+  SubInterpreter sub(gil());
+  InterpreterView sub_view = InterpreterView::Current();
+  std::thread([&] {
+    EXPECT_EQ(InterpreterView::OfThisThread(InterpreterView()).status(),
+              PYHOLD_ENOINTERP);
+    EXPECT_EQ(InterpreterView::OfThisThread(view()).id(), 0);
+  }).join();
+  sub.End();
+}
+
+// In destructors while an interpreter is torn down: never the fallback.
+TEST_P(SubInterpreterTest, OfThisThreadIsNoOtherWhileAnInterpreterEnds) {
+  static std::int64_t sub_id;
+  static int calls;
+  static const InterpreterView* main_view;
+  main_view = &view();
+  calls = 0;
+  SubInterpreter sub(gil());
+  sub_id = InterpreterView::Current().id();
+  PyCapsule_Destructor probe = [](PyObject*) {
+    for (bool detaches : {false, true}) {
+      PyThreadState* state = detaches ? PyEval_SaveThread() : nullptr;
+      InterpreterView here = InterpreterView::OfThisThread(*main_view);
+      // 3.11: PyGILState means the main one.
+      if (here && !(detaches && PY_VERSION_HEX < 0x030C0000)) {
+        EXPECT_EQ(here.id(), sub_id);
+      }
+      if (!here) {
+        EXPECT_EQ(here.status(), PYHOLD_EFINALIZING);
+      }
+      if (detaches) PyEval_RestoreThread(state);
+      ++calls;
+    }
+  };
+  // One goes with the modules, the other with the interpreter's dict.
+  for (PyObject* owner : {PyModule_GetDict(PyImport_AddModule("__main__")),
+                          PyInterpreterState_GetDict(sub.interp())}) {
+    PyObject* capsule = PyCapsule_New(&calls, nullptr, probe);
+    PyDict_SetItemString(owner, "probe", capsule);
+    Py_DECREF(capsule);
+  }
+  sub.End();
+  EXPECT_EQ(calls, 4);
+}
+
 TEST_P(SubInterpreterTest, AToBToAOnAForeignThread) {
   SubInterpreter sub(gil());
   InterpreterView sub_view = InterpreterView::Current();

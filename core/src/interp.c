@@ -105,7 +105,9 @@ pyhold_status pyhold_view_main(pyhold_view **out) {
 
 pyhold_status pyhold_view_of_thread(pyhold_view *fallback, pyhold_view **out) {
   *out = NULL;
-  struct record *r = ph_thread_origin();
+  struct record *r;
+  pyhold_status status = ph_thread_origin(&r);
+  if (status != PYHOLD_OK) return status;
   if (r != NULL) return make_view(r, PYHOLD_KEEP, out);
   if (fallback == NULL) return PYHOLD_ENOINTERP;
   *out = pyhold_view_dup(fallback);

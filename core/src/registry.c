@@ -304,6 +304,13 @@ pyhold_status ph_registry_hold(int64_t id, struct record **out) {
   return status;
 }
 
+bool ph_registry_has_ended(int64_t id) {
+  ph_lock();
+  bool ended_before = has_ended(id);
+  ph_unlock();
+  return ended_before;
+}
+
 /* --- Thread states that were left behind --- */
 
 bool ph_registry_orphan(struct pyhold_slot *slot) {

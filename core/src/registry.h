@@ -102,6 +102,8 @@ bool ph_registry_on_close_cancel(struct record *record, void (*fn)(void *),
 
 /* See pyhold_interp_lookup(). */
 pyhold_status ph_registry_hold(int64_t id, struct record **out);
+/* Whether an interpreter of that id was READY once, and has ended. */
+bool ph_registry_has_ended(int64_t id);
 
 /* Whether somebody took the gate out of atexit, and it is not there again. */
 static inline bool ph_registry_gate_is_lost(const struct record *record) {

@@ -1152,20 +1152,42 @@ bool ph_thread_holds(const struct pyhold_copy_v1 *copy) {
 
 /* --- Where this thread was --- */
 
-struct record *ph_thread_origin(void) {
+pyhold_status ph_thread_origin(struct record **out) {
   struct thread *t = &self;
-  struct record *r;
-  if (ph_thread_adopt_current(&r) == PYHOLD_OK) return r;
+  *out = NULL;
+  /* Nobody vouches here: on 3.11 what is current may be another thread's. */
+  if (attached_state(t) != NULL) return ph_thread_adopt_current(out);
   for (const struct pyhold_frame *f = t->frames; f != NULL; f = f->next) {
-    const struct pyhold_slot *slot =
-        (f->flags & DETACHED) ? f->slot : f->restore_slot;
-    if (f->restore == NULL || slot == NULL || is_dead(slot->record)) continue;
-    ph_record_ref(slot->record);
-    return slot->record;
+    if ((f->flags & DETACHED) && f->restore == NULL) continue;
+    /* Detached by this frame; or attached by it, and detached by somebody else. A
+     * dead record is the right one, too: its view refuses. */
+    ph_record_ref(*out = f->slot->record);
+    return PYHOLD_OK;
   }
+  for (const struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread)
+    if (s->quick != NULL) { /* attached without a frame */
+      ph_record_ref(*out = s->record);
+      return PYHOLD_OK;
+    }
   port_state *bound = ph_port_gilstate();
-  if (bound == NULL || bound == t->gone) return NULL;
-  return ph_registry_find(ph_port_state_interp(bound));
+  if (bound == NULL || bound == t->gone) return PYHOLD_OK;
+  /* Compared before any look into it: with its interpreter it may be gone. */
+  for (const struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread)
+    if (s->state == bound) {
+      ph_record_ref(*out = s->record);
+      return PYHOLD_OK;
+    }
+  port_interp *interp = ph_port_state_interp(bound);
+  *out = ph_registry_find(interp);
+  if (*out != NULL) return PYHOLD_OK;
+  for (const struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread)
+    if (s->record->interp == interp && has_last_word(s)) {
+      ph_record_ref(*out = s->record);
+      return PYHOLD_OK;
+    }
+  /* Known once, and ended: the thread is in what is left of it. */
+  return ph_registry_has_ended(ph_port_interp_id(interp)) ? PYHOLD_EFINALIZING
+                                                          : PYHOLD_OK;
 }
 
 /* --- Persistent thread states --- */

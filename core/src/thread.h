@@ -114,9 +114,9 @@ void ph_thread_leave(pyhold_frame *handle, enum left_error error);
 pyhold_status ph_thread_ensure(struct record *record, enum entry entry,
                                pyhold_keep keep);
 
-/* The record of the interpreter that the thread is attached to, or has let go of;
- * a new reference, or NULL. See pyhold_view_of_thread(). */
-struct record *ph_thread_origin(void);
+/* The record of the interpreter that the thread is attached to, or has let go of:
+ * a new reference, or NULL if there is none. See pyhold_view_of_thread(). */
+pyhold_status ph_thread_origin(struct record **out);
 
 /* In a child of fork(), whose only thread calls it. Returns what is to be run with
  * `false`, without the lock. Requires: the lock. */

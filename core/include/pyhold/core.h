@@ -193,14 +193,19 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_main(pyhold_view **out);
 
 /* Make a view of the interpreter that this thread came from, for code that names
  * none, such as what runs inside a scope that let go of the GIL: the one that is
- * attached; else the one that the newest frame let go of; else that of the state
- * which PyGILState_Ensure would attach; else a copy of `fallback`.
+ * attached; else the one that the newest frame attached or let go of; else that of
+ * the state which PyGILState_Ensure would attach; else a copy of `fallback`.
  *
- * Attached:  not needed.
+ * Attached:  not needed. On 3.11 with subinterpreters, PyGILState_Ensure may mean
+ *            another interpreter than the one that Py_BEGIN_ALLOW_THREADS let go
+ *            of. There detach with a frame.
  * Params:    fallback  NULL: ENOINTERP in place of the copy.
  *            out       not NULL. Written on every return; NULL unless OK.
  * Returns:   OK, ENOMEM, ENOINTERP. An interpreter that nobody made known is passed
- *            over, unless it is attached.
+ *            over, unless it is attached; then as pyhold_view_current();
+ *            EFINALIZING  the thread is in what is left of an interpreter that has
+ *                         ended. (The view of one that has ended may be OK, too: an
+ *                         ensure through it is refused.)
  * Owns, Threads, Blocks: as pyhold_view_current(). */
 PYHOLD_API PYHOLD_NODISCARD pyhold_status
 pyhold_view_of_thread(pyhold_view *fallback, pyhold_view **out);

@@ -10,6 +10,7 @@
 #include <functional>
 #include <future>
 #include <list>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -33,6 +34,7 @@ class Callers {
 
   // `n` threads call callback(1), callback(2)... until it is refused.
   void Start(const std::function<int(int)>& callback, int n) {
+    std::lock_guard<std::mutex> lock(mutex_);
     for (int i = 0; i < n; ++i) {
       ++started_;
       threads_.emplace_back([this, callback] { Run(callback); });
@@ -48,7 +50,10 @@ class Callers {
   }
 
   // Calls `callback` once, in Join().
-  void Keep(std::function<int(int)> callback) { kept_ = std::move(callback); }
+  void Keep(std::function<int(int)> callback) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    kept_.swap(callback);
+  }
 
  private:
   void Run(std::function<int(int)> callback) {
@@ -84,6 +89,7 @@ class Callers {
 
   static inline Callers* at_exit_;
   const char* name_;
+  std::mutex mutex_;  // interpreters may call at the same time
   std::list<std::thread> threads_;
   std::atomic<int> started_{0}, refused_{0}, failed_{0};
   std::atomic<long> calls_{0};

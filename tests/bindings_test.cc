@@ -1,5 +1,7 @@
 // The modules of examples/pybind11 and examples/nanobind, imported by plain
 // python3, whose native threads still call Python when the script ends.
+#include <Python.h>
+//
 #include <unistd.h>
 
 #include <cstdlib>
@@ -8,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/child.h"
+#include "tests/support/subinterpreter_script.h"
 
 namespace {
 
@@ -158,5 +161,122 @@ print(sum(a() is not None for a in alive), 'left')
   EXPECT_THAT(result.output, HasSubstr("0 left"));
   EXPECT_THAT(result.output, Not(HasSubstr("leaked")));
 }
+
+// --- In several interpreters ---
+
+// Native work that reports to Python in between: in place of gil_scoped_acquire
+// inside gil_scoped_release.
+TEST_P(BindingsTest, ComputesDetachedAndReports) {
+  ChildResult result = RunScript(R"(
+import sys, threading
+for compute in m.compute, m.compute_on_new_thread:
+    reports = []
+    def report(step): reports.append((step, threading.get_ident()))
+    assert compute(100, report) == 5050
+    assert [step for step, thread in reports] == list(range(1, 101))
+    here = threading.get_ident()
+    assert {thread == here for step, thread in reports} == {compute is m.compute}
+    # Python runs meanwhile, also where it is in the function already.
+    assert compute(3, lambda step: compute(step, report)) == 6
+    failures = []
+    sys.unraisablehook = lambda u: failures.append(u.exc_value.args)
+    def fail(step): raise ValueError(step)
+    assert compute(2, fail) == 3
+    assert failures == [(1,), (2,)], failures
+print('computed')
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("computed\n"));
+}
+
+// From 3.12 on interpreters may have GILs of their own, and pybind11 supports
+// several.
+#if PY_VERSION_HEX >= 0x030C0000
+
+// stay_here(): the callables run in the interpreter that they belong to.
+constexpr char kStayHere[] = R"(
+here_code += '''
+def stay_here(m):
+    seen = []
+    def report(step): seen.append((step, here()))
+    assert m.compute(3, report) == 6
+    assert m.compute_on_new_thread(3, report) == 6
+    assert seen == 2 * [(step, here()) for step in (1, 2, 3)], (seen, here())
+'''
+exec(here_code)
+stay_here(m)  # the main interpreter imports it first
+for i in range(3):
+    in_subinterpreter('''
+import MODULE as m
+stay_here(m)
+print('stayed in', here(), flush=True)
+'''.replace('MODULE', m.__name__), config)
+    stay_here(m)
+)";
+
+class SubinterpreterTest : public BindingsTest {
+ protected:
+  static ChildResult RunScript(const std::string& config,
+                               const std::string& script) {
+    return BindingsTest::RunScript(kInSubinterpreter + ("config = '" + config) +
+                                   "'\n" + script);
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Modules, SubinterpreterTest,
+                         testing::Values("with_pybind11"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(SubinterpreterTest, ReportsStayInTheInterpreterThatCalled) {
+  for (const char* config : {"isolated", "legacy"}) {
+    ChildResult result = RunScript(config, kStayHere);
+    EXPECT_EQ(result, Clean()) << config;
+    EXPECT_THAT(result.output,
+                HasSubstr("stayed in 1\nstayed in 2\nstayed in 3\n"));
+  }
+}
+
+TEST_P(SubinterpreterTest, CallbacksStayInTheInterpreterThatGaveThem) {
+  ChildResult result = RunScript("isolated", R"(
+in_subinterpreter('''
+import MODULE as m
+for i in range(20): assert m.call(lambda x: 10 * here() + x, i) == 10 * here() + i
+print('stayed in', here(), flush=True)
+'''.replace('MODULE', m.__name__), config)
+assert m.call(lambda x: here() + x, 7) == 7
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("stayed in 1\n"));
+}
+
+// nanobind's own rule. In an interpreter that shares the main one's GIL it may be
+// imported.
+class NanobindTest : public SubinterpreterTest {};
+
+INSTANTIATE_TEST_SUITE_P(Modules, NanobindTest,
+                         testing::Values("with_nanobind"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(NanobindTest, InterpreterWithItsOwnGilIsRejectedByNanobind) {
+  ChildResult result = RunScript("isolated", R"(
+in_subinterpreter('''
+try:
+    import with_nanobind
+except ImportError:
+    print('rejected', flush=True)
+''', config)
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("rejected\n"));
+}
+
+TEST_P(NanobindTest, ReportsStayInTheInterpreterThatCalled) {
+  ChildResult result = RunScript("legacy", kStayHere);
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output,
+              HasSubstr("stayed in 1\nstayed in 2\nstayed in 3\n"));
+}
+
+#endif
 
 }  // namespace

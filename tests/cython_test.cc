@@ -1,5 +1,7 @@
 // The module of examples/cython, translated through C and through C++, imported
 // by plain python3.
+#include <Python.h>
+//
 #include <signal.h>
 #include <unistd.h>
 
@@ -9,11 +11,24 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/child.h"
+#include "tests/support/subinterpreter_script.h"
 
 namespace {
 
 using testing::HasSubstr;
 using testing::Not;
+
+ChildResult RunPython(const std::string& script) {
+  return RunProgram(
+      [&] {
+        setenv("PYTHONPATH", "examples/cython", 1);
+        const char* python = getenv("PYTHON_BIN_PATH");
+        if (python == nullptr) python = "python3";
+        execlp(python, python, "-c", script.c_str(),
+               static_cast<char*>(nullptr));
+      },
+      /*limit_s=*/30);
+}
 
 class CythonTest : public testing::TestWithParam<const char*> {
  protected:
@@ -21,17 +36,7 @@ class CythonTest : public testing::TestWithParam<const char*> {
   // what it registers with atexit is called after pyhold's gate has closed.
   static ChildResult RunScript(const std::string& script,
                                const std::string& before = "") {
-    const std::string whole =
-        before + "\nimport " + GetParam() + " as m\n" + script;
-    return RunProgram(
-        [&] {
-          setenv("PYTHONPATH", "examples/cython", 1);
-          const char* python = getenv("PYTHON_BIN_PATH");
-          if (python == nullptr) python = "python3";
-          execlp(python, python, "-c", whole.c_str(),
-                 static_cast<char*>(nullptr));
-        },
-        /*limit_s=*/30);
+    return RunPython(before + "\nimport " + GetParam() + " as m\n" + script);
   }
 };
 
@@ -264,29 +269,146 @@ TEST_P(CythonTest, AfterTheEndThereIsAnAnswerOrTheProcessEnds) {
   EXPECT_THAT(result.output, Not(HasSubstr("at exit")));
 }
 
+// --- In several interpreters ---
+
 // Cython's own rule.
 TEST_P(CythonTest, SecondInterpreterIsRejectedByCython) {
-  ChildResult result = RunScript(R"(
-import sys
-try:
-    import _interpreters
-except ImportError:
-    import _xxsubinterpreters as _interpreters
-code = '''
-import sys
+  ChildResult result = RunScript(std::string(kInSubinterpreter) + R"(
+in_subinterpreter('''
 try:
     import NAME
 except ImportError:
     print('rejected', flush=True)
-'''.replace('NAME', m.__name__)
-interpreter = _interpreters.create()
-(getattr(_interpreters, 'exec', None) or _interpreters.run_string)(
-    interpreter, code)
-_interpreters.destroy(interpreter)
+'''.replace('NAME', m.__name__))
 assert m.on_new_thread(lambda x: x + 1, 3) == 4
 )");
   EXPECT_EQ(result, Clean());
   EXPECT_THAT(result.output, HasSubstr("rejected\n"));
 }
+
+// From 3.12 on interpreters may have GILs of their own, and PyGILState tells which
+// one a thread came from.
+#if PY_VERSION_HEX >= 0x030C0000
+
+// stay_here(): `with gil` inside `with nogil`, nested too, and a native thread that
+// is told where to go. All callbacks run in the interpreter that they belong to.
+constexpr char kStayHere[] = R"(
+here_code += '''
+import with_cython_own_gil as m
+def stay_here():
+    seen = []
+    def callback(x):
+        seen.append(here())
+        return x + 1
+    def deeper(x):
+        seen.append(here())
+        return x and m.having_let_go(deeper, x - 1, ask=False)[0] + 1
+    for ask in True, False:
+        assert m.having_let_go(callback, 1, ask=ask)[:2] == (2, 0)
+        assert m.holding_it(callback, 1, ask=ask) == (2, 0, True)
+        assert m.having_let_go(deeper, 3, ask=ask)[0] == 3
+    assert m.on_new_thread_here(callback, 3) == 4
+    assert seen == 15 * [here()], (seen, here())
+'''
+)";
+
+class CythonOwnGilTest : public testing::Test {
+ protected:
+  // In the script, and in what it runs in subinterpreters, m is the module.
+  static ChildResult RunScript(const std::string& script) {
+    return RunPython(std::string(kInSubinterpreter) + kStayHere + script);
+  }
+};
+
+TEST_F(CythonOwnGilTest, WithGilMeansTheInterpreterThatTheThreadCameFrom) {
+  ChildResult result = RunScript(R"(
+exec(here_code)  # the main interpreter imports it first
+stay_here()
+for i in range(3):
+    in_subinterpreter('''
+stay_here()
+print('stayed in', here(), flush=True)
+''')
+    stay_here()
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output,
+              HasSubstr("stayed in 1\nstayed in 2\nstayed in 3\n"));
+}
+
+TEST_F(CythonOwnGilTest, NativeThreadGoesToTheInterpreterThatImportedFirst) {
+  ChildResult result = RunScript(R"(
+exec(here_code)
+check = '''
+assert m.where_new_threads_go() == 0
+assert m.on_new_thread_here(lambda x: 10 * here() + x, 3) == 10 * here() + 3
+print('went from', here(), flush=True)
+'''
+in_subinterpreter(check)
+exec(check)
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("went from 1\nwent from 0\n"));
+}
+
+// The first one has ended: the next that imports the module takes its place.
+TEST_F(CythonOwnGilTest, InterpretersMayEndBeforeTheMainOneImports) {
+  ChildResult result = RunScript(R"(
+for i in range(2):
+    in_subinterpreter('''
+assert m.where_new_threads_go() == here()
+stay_here()
+''')
+exec(here_code)
+assert m.where_new_threads_go() == 0
+stay_here()
+print('stayed', flush=True)
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("stayed\n"));
+}
+
+// Each thread's own interpreter, at the same time.
+TEST_F(CythonOwnGilTest, InterpretersCallAtTheSameTime) {
+  ChildResult result = RunScript(R"(
+exec(here_code)
+import threading
+threads = [threading.Thread(target=in_subinterpreter,
+                            args=('for i in range(50): stay_here()',))
+           for i in range(4)]
+for thread in threads: thread.start()
+for i in range(50): stay_here()
+for thread in threads: thread.join()
+print('stayed', flush=True)
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("stayed\n"));
+  EXPECT_THAT(result.output, Not(HasSubstr("Error")));
+}
+
+// Destructors that run while an interpreter ends: they stay in it.
+TEST_F(CythonOwnGilTest, DestructorsStayInTheInterpreterThatEnds) {
+  ChildResult result = RunScript(R"(
+exec(here_code)
+in_subinterpreter('''
+class Late:
+    how = m.having_let_go, m.holding_it
+    def __del__(self, home=here(), get=__import__('_interpreters').get_current,
+                write=__import__('os').write):
+        seen = []
+        def callback(x):
+            seen.append(get()[0])
+            return x + 1
+        for how in self.how: how(callback, 1, ask=False)
+        if seen == 2 * [home]: write(1, b'destroyed\\n')
+m.late = Late()
+''')
+stay_here()
+)");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("destroyed\n"));
+}
+
+#endif
 
 }  // namespace

@@ -7,7 +7,13 @@ cdef extern from "pyhold_gilstate.h":
         PYHOLD_OK
     int pyhold_gilstate_import() except -1
     pyhold_status pyhold_gilstate_ensure() nogil
+    # Of pyhold/core.h.
+    ctypedef struct pyhold_view:
+        pass
+    pyhold_status pyhold_view_current(pyhold_view** out)
+    pyhold_status pyhold_thread_ensure_view(pyhold_view* view) nogil
     void pyhold_thread_release() nogil
+    void pyhold_view_free(pyhold_view* view) nogil
 
 cdef extern from "examples/cython/library.h" nogil:
     ctypedef int (*library_callback)(void* context, int x, int* answer) noexcept
@@ -18,8 +24,12 @@ cdef extern from "examples/cython/library.h" nogil:
                      int* last_answer)
     void library_call_at_exit(library_callback callback, void* context)
 
-cdef extern from "Python.h" nogil:
-    int PyGILState_Check()
+cdef extern from "Python.h":
+    int PyGILState_Check() nogil
+    ctypedef struct PyInterpreterState:
+        pass
+    PyInterpreterState* PyInterpreterState_Get()
+    long PyInterpreterState_GetID(PyInterpreterState* interp)
 
 # Before anything else, as NumPy's import_array().
 pyhold_gilstate_import()
@@ -50,7 +60,9 @@ cdef library_callback handler(object callback, bint ask) except NULL:
     return on_event if ask else call_python
 
 
-cdef list kept = []  # callbacks: the library has no references of its own
+# Callbacks: the library has no references of its own. (No cdef variable, because
+# all interpreters share those.)
+kept = []
 
 
 def start(callback, int threads, bint ask=True):
@@ -101,3 +113,51 @@ def having_let_go(callback, int x, bint ask=True):
             held_inside = PyGILState_Check()
         held_after = PyGILState_Check()
     return answer, status, [bool(held_before), bool(held_inside), bool(held_after)]
+
+
+# --- In several interpreters ---
+#
+# `with gil` means the interpreter that its thread came from, as above. A native
+# thread came from none, so it is told where to go.
+
+cdef struct Target:
+    pyhold_view* view
+    void* callback
+
+
+cdef int on_event_for(void* context, int x, int* answer) noexcept nogil:
+    cdef Target* target = <Target*> context
+    cdef pyhold_status status = pyhold_thread_ensure_view(target.view)
+    if status != PYHOLD_OK:
+        return status
+    call_python(target.callback, x, answer)
+    pyhold_thread_release()
+    return 0
+
+
+def on_new_thread_here(callback, int times):
+    cdef Target target
+    cdef int status, answer = 0
+    target.callback = <void*> callback
+    if pyhold_view_current(&target.view) != PYHOLD_OK:
+        raise RuntimeError("Python ends")
+    with nogil:
+        status = library_call(on_event_for, &target, times, &answer)
+        pyhold_view_free(target.view)
+    if status != 0:
+        raise RuntimeError("refused")
+    return answer
+
+
+# A thread that is told nothing goes to the interpreter that imported the module
+# first.
+cdef int where(void* context, int x, int* answer) noexcept with gil:
+    answer[0] = <int> PyInterpreterState_GetID(PyInterpreterState_Get())
+    return 0
+
+
+def where_new_threads_go():
+    cdef int answer = 0
+    with nogil:
+        library_call(where, NULL, 1, &answer)
+    return answer

@@ -16,6 +16,10 @@
  * pyhold finds. `from cpython.pystate cimport PyGILState_Ensure` is redirected,
  * too.
  *
+ * In a module that several interpreters import, `with gil` goes to the interpreter
+ * that its thread came from. A native thread came from none, and goes to the one that
+ * imported the module first: docs/cython.md says how to send it elsewhere.
+ *
  * But `with gil` cannot fail, and pyhold may refuse. So a function that native
  * threads call asks first, and has an answer; what it calls then nests, and is
  * never refused:
@@ -51,6 +55,8 @@
 #define PY_SSIZE_T_CLEAN
 #endif
 #include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -59,26 +65,36 @@
 
 /* All static: a module is one file, and each has its own. */
 
-static pyhold_view *pyhold_gilstate_view; /* by the import; never freed */
-static __thread pyhold_view *pyhold_gilstate_closed; /* by this thread */
+/* The interpreter that imported the module first; never freed. */
+static pyhold_view *pyhold_gilstate_view;
+/* Whether others have imported it, too. */
+static int pyhold_gilstate_several;
+/* The numbers of the interpreters that this thread finalizes, or finalized last: the
+ * main one's, whose end ends all others, too; another's. */
+static __thread int64_t pyhold_gilstate_closed[2] = {-1, -1};
 
 static inline pyhold_view *pyhold_gilstate_get(void) {
-  /* acquire: pairs with the store in pyhold_gilstate_import(). */
+  /* acquire: pairs with the exchange in pyhold_gilstate_import(). */
   return __atomic_load_n(&pyhold_gilstate_view, __ATOMIC_ACQUIRE);
 }
 
-/* The view's gate closes: this is the thread that finalizes its interpreter. */
-static inline void pyhold_gilstate_on_close(void *view) {
-  pyhold_gilstate_closed = (pyhold_view *)view;
+/* An interpreter's gate closes: this is the thread that finalizes it. */
+static inline void pyhold_gilstate_on_close(void *id) {
+  pyhold_gilstate_closed[id != NULL] = (intptr_t)id;
 }
 
-/* Make the view. Attached: required. 0; or -1 with an exception set. */
+static inline bool pyhold_gilstate_has_closed(int64_t id) {
+  return pyhold_gilstate_closed[id != 0] == id;
+}
+
+/* Make this interpreter known. Attached: required. 0; or -1 with an exception set. */
 static inline int pyhold_gilstate_import(void) {
-  pyhold_view *view = pyhold_gilstate_get();
-  if (view != NULL && pyhold_view_is_attached(view)) return 0; /* reloaded */
+  pyhold_view *view, *first = pyhold_gilstate_get();
+  if (first != NULL && pyhold_view_is_attached(first)) return 0; /* reloaded */
   pyhold_status status = pyhold_view_current(&view);
   if (status == PYHOLD_OK) {
-    status = pyhold_on_close(view, pyhold_gilstate_on_close, view);
+    status = pyhold_on_close(view, pyhold_gilstate_on_close,
+                             (void *)(intptr_t)pyhold_view_id(view));
     if (status != PYHOLD_OK) pyhold_view_free(view);
   }
   if (status != PYHOLD_OK) {
@@ -86,15 +102,47 @@ static inline int pyhold_gilstate_import(void) {
                  pyhold_status_message(status));
     return -1;
   }
-  /* One of before the last Py_FinalizeEx may be in use: it is left. */
-  __atomic_store_n(&pyhold_gilstate_view, view, __ATOMIC_RELEASE);
+  /* A first one that has ended may be in use: it is left, and replaced. */
+  if ((first == NULL || pyhold_view_is_closed(first)) &&
+      __atomic_compare_exchange_n(&pyhold_gilstate_view, &first, view, 0,
+                                  __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+    return 0;
+  pyhold_view_free(view);
+  /* relaxed: only threads that came from this interpreter need it, and those come
+   * after the import. */
+  __atomic_store_n(&pyhold_gilstate_several, 1, __ATOMIC_RELAXED);
   return 0;
 }
 
-/* Ask: as pyhold_thread_ensure_view(). PYHOLD_EMISUSE before the import. If it
- * is OK, pyhold_thread_release() must follow. */
+/* As pyhold_gilstate_ensure(); `*attached`: whether a thread that was refused is
+ * attached all the same, as a daemon thread may be. */
+static inline pyhold_status pyhold_gilstate_try(bool *attached) {
+  pyhold_view *view = pyhold_gilstate_get();
+  pyhold_view *origin = NULL;
+  pyhold_status status = PYHOLD_OK;
+  *attached = false;
+  /* With one interpreter, or attached to the first, the answer is known. To ask where
+   * the thread came from may take memory.
+   * relaxed: see pyhold_gilstate_import(). */
+  if (__atomic_load_n(&pyhold_gilstate_several, __ATOMIC_RELAXED) &&
+      !pyhold_view_is_attached(view)) {
+    status = pyhold_view_of_thread(view, &origin);
+    view = origin;
+  }
+  if (status == PYHOLD_OK) {
+    status = pyhold_thread_ensure_view(view);
+    if (status != PYHOLD_OK) *attached = pyhold_view_is_attached(view);
+  }
+  pyhold_view_free(origin);
+  return status;
+}
+
+/* Ask: attach to the interpreter that this thread came from, or to the first one if
+ * it came from none. PYHOLD_EMISUSE before the import; else as
+ * pyhold_thread_ensure_view(). If it is OK, pyhold_thread_release() must follow. */
 PYHOLD_NODISCARD static inline pyhold_status pyhold_gilstate_ensure(void) {
-  return pyhold_thread_ensure_view(pyhold_gilstate_get());
+  bool attached;
+  return pyhold_gilstate_try(&attached);
 }
 
 #ifndef PYHOLD_GILSTATE_REFUSED
@@ -103,7 +151,7 @@ PYHOLD_NODISCARD static inline pyhold_status pyhold_gilstate_ensure(void) {
 __attribute__((noreturn, noinline, cold)) static void pyhold_gilstate_refused(
     pyhold_status status) {
   if (status == PYHOLD_EFINALIZING &&
-      pyhold_gilstate_closed != pyhold_gilstate_get()) {
+      !pyhold_gilstate_has_closed(pyhold_view_id(pyhold_gilstate_get()))) {
     static int told;
     if (!__atomic_exchange_n(&told, 1, __ATOMIC_RELAXED))
       fprintf(stderr,
@@ -128,16 +176,22 @@ typedef enum pyhold_gilstate {
   PYHOLD_GILSTATE_ENSURED                         /* pyhold_thread_release() */
 } pyhold_gilstate;
 
+/* Whether this thread finalizes an interpreter: it has its state to the end. */
+__attribute__((noinline, cold)) static bool pyhold_gilstate_finalizes(void) {
+  /* Else the state may be gone: it is not looked at. */
+  if (pyhold_gilstate_closed[0] < 0 && pyhold_gilstate_closed[1] < 0)
+    return false;
+  PyThreadState *state = PyGILState_GetThisThreadState();
+  return state != NULL && pyhold_gilstate_has_closed(PyInterpreterState_GetID(
+                              PyThreadState_GetInterpreter(state)));
+}
+
 static inline pyhold_gilstate pyhold_gilstate_begin(void) {
-  pyhold_status status = pyhold_gilstate_ensure();
+  bool attached;
+  pyhold_status status = pyhold_gilstate_try(&attached);
   if (status == PYHOLD_OK) return PYHOLD_GILSTATE_ENSURED;
-  if (status == PYHOLD_EFINALIZING) {
-    pyhold_view *view = pyhold_gilstate_get();
-    /* Who finalizes has its state to the end; who is attached needs nothing. */
-    if (pyhold_gilstate_closed == view ? PyGILState_GetThisThreadState() != NULL
-                                       : pyhold_view_is_attached(view))
-      return (pyhold_gilstate)PyGILState_Ensure();
-  }
+  if (status == PYHOLD_EFINALIZING && (attached || pyhold_gilstate_finalizes()))
+    return (pyhold_gilstate)PyGILState_Ensure();
   PYHOLD_GILSTATE_REFUSED(status);
 }
 

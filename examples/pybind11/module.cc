@@ -5,18 +5,55 @@
 #include <functional>
 #include <string>
 
+#include "examples/acquire_guard.h"
 #include "examples/callers.h"
 #include "examples/pybind11/safe_function.h"
 #include "pyhold/pyhold.h"
 
 namespace py = pybind11;
 
-PYBIND11_MODULE(with_pybind11, m, py::mod_gil_not_used()) {
+// Adds 1 to `steps`, on a thread that is detached, and reports each step to Python.
+// Code like this does not know which interpreter it works for.
+static long Compute(int steps, const py::object& report,
+                    const pyhold::InterpreterView& fallback) {
+  long sum = 0;
+  for (int step = 1; step <= steps; ++step) {
+    sum += step;
+    AcquireGuard acquired(fallback);  // in place of py::gil_scoped_acquire
+    try {
+      report(step);
+    } catch (py::error_already_set& e) {
+      e.discard_as_unraisable(report);
+    }
+  }
+  return sum;
+}
+
+PYBIND11_MODULE(with_pybind11, m, py::mod_gil_not_used(),
+                py::multiple_interpreters::per_interpreter_gil()) {
   // Detaches. A thread that comes back after Python has ended sleeps for good.
   // In place of py::gil_scoped_release.
   using detached = py::call_guard<pyhold::ThreadStateDetachGuard>;
   static Callers& callers = Callers::Get("with_pybind11");
   RegisterPythonRaised();
+
+  // The interpreter that imported this module first: for threads that came from
+  // none. `here` makes each one known to pyhold that imports it.
+  const auto here = pyhold::InterpreterView::Current();
+  static const auto* first = new pyhold::InterpreterView(here);
+
+  m.def(
+      "compute",
+      [](int steps, const py::object& report) {
+        return Compute(steps, report, *first);
+      },
+      detached());
+  // The new thread came from nowhere, so it is told where to go.
+  m.def("compute_on_new_thread", [](int steps, const py::object& report) {
+    const auto caller = pyhold::InterpreterView::Current();
+    pyhold::ThreadStateDetachGuard detached;
+    return OnNewThread([&] { return Compute(steps, report, caller); });
+  });
 
   m.def("start", [](std::function<int(int)> callback, int n) {
     callers.Start(callback, n);

@@ -147,10 +147,11 @@ SCENARIO(OtherInterpreters) {
     child = fork();
     if (child == 0) {
       alarm(20);
-      fake_after_fork();
-      REQUIRE(late == 1);
+      REQUIRE(late == 1);  // before they are deleted
       REQUIRE(pyhold_deferred_leaked() == 1);
       REQUIRE(sub_view.Hold().status() == PYHOLD_EFINALIZING);
+      fake_after_fork();
+      REQUIRE(late == 1);
       REQUIRE(ThreadStateGuard(hold).status() == PYHOLD_EFINALIZING);
       REQUIRE(ThreadStateGuard(sub_view).status() == PYHOLD_EFINALIZING);
       REQUIRE(InterpreterRef::Lookup(fake_interp_id(sub)).status() ==

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <fstream>
 #include <future>
 #include <string>
@@ -414,7 +415,8 @@ void ProbeAfterGate(PyObject*) {
     REQUIRE(Eval("1 + 1") == 2);
   }
   {
-    ThreadStateDetachGuard detached;
+    ThreadStateDetachGuard detached(pyhold::kHolding);
+    REQUIRE(detached.IsDetached());
     ThreadStateGuard again(*the_view);
     REQUIRE(again);
     REQUIRE(Eval("1 + 1") == 2);
@@ -554,6 +556,63 @@ TEST(FinalizeTest, GateThatIsTakenOutOfAtexitComesBack) {
     if ((argument & 3) == 0) continue;
     EXPECT_EQ(RunChild("CallbacksInMidLife", argument), Clean()) << argument;
   }
+}
+
+// The same where it cannot be told from `threading`, but could the time before.
+SCENARIO(CallbacksInMidLifeTwice) {
+  StartPython();
+  Exec("import atexit, sys, threading");
+  InterpreterView view = InterpreterView::Current();
+  Exec("atexit._run_exitfuncs()");
+  Exec("while atexit._ncallbacks() != 1: pass");  // a pending call registers it
+  Exec("del sys.modules['threading']");
+  Exec("atexit._clear()");
+  REQUIRE(view.Hold());
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(!view.Hold());
+  return 0;
+}
+TEST(FinalizeTest, GateThatIsTakenOutAgainComesBack) {
+  EXPECT_EQ(RunChild("CallbacksInMidLifeTwice"), Clean());
+}
+
+// Python code calls what finalizes, as PyErr_Print() does at SystemExit: so there is
+// a frame, as if a program called the callbacks in mid-life.
+PyObject* FinalizeNow(PyObject*, PyObject*) {
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(probes == 1);
+  _exit(0);
+}
+PyMethodDef finalize_now = {"probe", FinalizeNow, METH_NOARGS, nullptr};
+
+SCENARIO(FinalizeInsideACall) {
+  StartPython();
+  if (argument == 1) Exec("import threading");
+  InterpreterView view = InterpreterView::Current();
+  std::promise<void> inside;
+  std::thread holder([&] {
+    ThreadStateGuard guard(view);
+    REQUIRE(guard);
+    inside.set_value();
+    ThreadStateDetachGuard detached;
+    AwaitClose(0);
+    ++probes;
+  });
+  {
+    ThreadStateDetachGuard detached;
+    inside.get_future().wait();
+  }
+  PyObject* probe = PyCFunction_New(&finalize_now, nullptr);
+  PyObject_SetAttrString(PyImport_AddModule("__main__"), "probe", probe);
+  Exec("probe()");
+  return 1;
+}
+TEST(FinalizeTest, GateClosesWherePythonCodeEndsPython) {
+#ifdef Py_DEBUG
+  GTEST_SKIP() << "CPython's own assertions do not let running code end it";
+#endif
+  EXPECT_EQ(RunChild("FinalizeInsideACall", 0), Clean());
+  EXPECT_EQ(RunChild("FinalizeInsideACall", 1), Clean());
 }
 
 // What is handed to a native thread by callbacks that are older than the first
@@ -999,6 +1058,54 @@ TEST(FinalizeTest, LimitStopsAThreadThatComesBack) {
   ChildResult result = RunChild("LimitIsReachedInADetachGuard");
   EXPECT_EQ(result, Clean());
   EXPECT_THAT(result.output, HasSubstr("stopped"));
+}
+
+// The gate waits for nobody any more, and does what was deferred: a thread that comes
+// back now, holding nothing, would be finalized under.
+static std::atomic<int> sleeper{0};
+static std::atomic<bool> may_come_back{false}, came_back{false};
+
+SCENARIO(ComesBackAfterTheWait) {
+  StartPython();
+  pyhold_set_service_thread(false);
+  InterpreterView view = InterpreterView::Current();
+  std::promise<void> away;
+  std::thread([&] {
+    (void)PyGILState_Ensure();
+    {
+      ThreadStateDetachGuard detached;
+      sleeper = gettid();
+      away.set_value();
+      while (!may_come_back) std::this_thread::yield();
+    }
+    came_back = true;
+  }).detach();
+  {
+    ThreadStateDetachGuard detached;
+    away.get_future().wait();
+  }
+  static pyhold_deferred node = {
+      nullptr, [](pyhold_deferred*, bool attached) {
+        REQUIRE(attached);
+        ThreadStateDetachGuard detached;
+        may_come_back = true;
+        // Nobody has the GIL: so it sleeps for good, or comes.
+        for (int asleep = 0; asleep < 100;) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          REQUIRE(!came_back);
+          asleep = ThreadSleeps(sleeper) ? asleep + 1 : 0;
+        }
+        puts("sleeps");
+      }};
+  pyhold_defer(view.raw(), &node);
+  REQUIRE(Py_FinalizeEx() == 0);
+  REQUIRE(!came_back);
+  _exit(0);
+}
+TEST(FinalizeTest, ThreadThatComesBackAfterTheWaitSleeps) {
+  ChildResult result = RunChild("ComesBackAfterTheWait");
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("sleeps"));
 }
 
 static std::atomic<int> signals{0};

@@ -425,6 +425,10 @@ SCENARIO(HoldsOverFork) {
       user = std::thread([&, own = std::move(own)]() mutable {
         AwaitClose();
         REQUIRE(!finalized);
+        std::thread([&] {  // one of before is not enough
+          REQUIRE(ThreadStateGuard(two).status() == PYHOLD_EFINALIZING);
+        })
+            .join();
         ThreadStateGuard guard(std::move(own));
         REQUIRE(guard);
         REQUIRE(Eval("1 + 1") == 2);

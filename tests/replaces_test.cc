@@ -3,6 +3,7 @@
 // Each scenario runs both ways; where the old way is right, so is the new one.
 #include "tests/support/python.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -73,17 +74,19 @@ void Detached(F f) {
 
 // --- The module of the scripts ---
 
+// Attaches and calls f(). Returns whether it was called.
+bool AttachAndCall(PyObject* f) {
+  Attach attach;
+  if (!attach) return false;
+  PyObject* result = PyObject_CallNoArgs(f);
+  if (result == nullptr) PyErr_Print();
+  Py_XDECREF(result);
+  return true;
+}
+
 // call(f): calls f() on a native thread, and waits for that.
 PyObject* Call(PyObject*, PyObject* f) {
-  Detached([&] {
-    std::thread([&] {
-      Attach attach;
-      if (!attach) return;
-      PyObject* result = PyObject_CallNoArgs(f);
-      if (result == nullptr) PyErr_Print();
-      Py_XDECREF(result);
-    }).join();
-  });
+  Detached([&] { std::thread([&] { AttachAndCall(f); }).join(); });
   Py_RETURN_NONE;
 }
 
@@ -95,11 +98,7 @@ PyObject* Begin(PyObject*, PyObject* f) {
     for (;;) {
       while (posted == delivered)
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      Attach attach;
-      if (!attach) return;
-      PyObject* result = PyObject_CallNoArgs(f);
-      if (result == nullptr) PyErr_Print();
-      Py_XDECREF(result);
+      if (!AttachAndCall(f)) return;
       ++delivered;
     }
   }).detach();
@@ -189,12 +188,74 @@ PyObject* InDict(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
+// at_exit_of_c(f): f() is called by an exit handler of C, as a C library has it.
+PyObject* called_at_exit;
+PyObject* AtExitOfC(PyObject*, PyObject* f) {
+  called_at_exit = Py_NewRef(f);
+  atexit([] {
+    if (!AttachAndCall(called_at_exit)) puts("refused in the exit handler");
+  });
+  Py_RETURN_NONE;
+}
+
+// exit_of_c(place): exit(3) without Python's end, as a C library calls it after an
+// error: attached, or detached, or on a native thread, attached or after it was.
+PyObject* ExitOfC(PyObject*, PyObject* place) {
+  const long where = PyLong_AsLong(place);
+  if (where == 0) exit(3);
+  Detached([&] {
+    if (where == 1) exit(3);
+    std::thread([&] {
+      {
+        Attach attach;
+        if (attach && where == 2) exit(3);
+      }
+      exit(3);
+    }).join();
+  });
+  Py_RETURN_NONE;
+}
+
+// errno_is_lost(): how often errno is not what it was, after a system call that
+// failed, and in and after calls of Python by threads that come and go.
+PyObject* ErrnoIsLost(PyObject*, PyObject*) {
+  int lost = 0;
+  Detached([] { (void)!write(-1, "", 1); });
+  if (errno != EBADF) ++lost;
+  Detached([&] {
+    for (int i = 0; i < 300; ++i) {
+      std::thread([&] {
+        errno = EDOM;
+        {
+          Attach attach;
+          if (errno != EDOM) ++lost;
+          errno = EDOM;
+        }
+        if (errno != EDOM) ++lost;
+      }).join();
+    }
+  });
+  return PyLong_FromLong(lost);
+}
+
+// give_up_after(ms): pyhold's wait at the end, which the old way does not have.
+PyObject* GiveUpAfter(PyObject*, PyObject* ms) {
+  pyhold_wait_policy policy{};
+  policy.give_up_after_ms = PyLong_AsLong(ms);
+  pyhold_set_wait_policy(&policy);
+  Py_RETURN_NONE;
+}
+
 PyMethodDef methods[] = {{"call", Call, METH_O, nullptr},
                          {"begin", Begin, METH_O, nullptr},
                          {"flush", Flush, METH_O, nullptr},
                          {"block", Block, METH_NOARGS, nullptr},
                          {"nap", Nap, METH_O, nullptr},
                          {"interrupt", Interrupt, METH_NOARGS, nullptr},
+                         {"at_exit_of_c", AtExitOfC, METH_O, nullptr},
+                         {"exit_of_c", ExitOfC, METH_O, nullptr},
+                         {"errno_is_lost", ErrnoIsLost, METH_NOARGS, nullptr},
+                         {"give_up_after", GiveUpAfter, METH_O, nullptr},
                          {"set_file", SetFile, METH_O, nullptr},
                          {"write", Write, METH_O, nullptr},
                          {"capsule", Capsule, METH_NOARGS, nullptr},
@@ -260,6 +321,95 @@ native.flush(1)
 )");
     EXPECT_EQ(result, Clean()) << way;
     EXPECT_THAT(result.output, HasSubstr("21 messages")) << way;
+  }
+}
+
+// A listener that logging's users stop at exit, and what logging itself flushes at
+// exit, both older than the import: their handlers go through native threads.
+TEST(ReplacesTest, LogIsFlushedAtExit) {
+  for (bool way : {kOld, kNew}) {
+    ChildResult result = RunScript(way, R"(
+import atexit, logging, logging.handlers, os, queue
+class Native(logging.Handler):
+    def emit(self, record):
+        text = self.format(record).encode() + b'\n'
+        native.call(lambda: os.write(1, text))
+log = logging.getLogger()
+buffer = logging.handlers.MemoryHandler(1000, target=Native())
+records = queue.Queue()
+listener = logging.handlers.QueueListener(records, Native())
+listener.start()
+atexit.register(listener.stop)
+import native
+log.addHandler(buffer)
+log.addHandler(logging.handlers.QueueHandler(records))
+def work():
+    for i in range(20): log.warning('record %d', i)
+native.call(work)
+)");
+    EXPECT_EQ(result, Clean()) << way;
+    for (int i = 0; i < 20; ++i) {
+      const std::string line = "record " + std::to_string(i) + "\n";
+      const std::size_t first = result.output.find(line);
+      ASSERT_NE(first, std::string::npos) << way << result.output;
+      EXPECT_NE(result.output.find(line, first + 1), std::string::npos)
+          << way << i << " came once: " << result.output;
+    }
+  }
+}
+
+TEST(ReplacesTest, FuturesThatArePendingAtTheEndAreDone) {
+  for (bool way : {kOld, kNew}) {
+    ChildResult result = RunScript(way, R"(
+import atexit, concurrent.futures, native
+done = []
+atexit.register(lambda: print(len(done), 'done'))
+pool = concurrent.futures.ThreadPoolExecutor(3)
+for i in range(50): pool.submit(native.call, lambda: done.append(1))
+)");
+    EXPECT_EQ(result, Clean()) << way;
+    EXPECT_THAT(result.output, HasSubstr("50 done")) << way;
+  }
+}
+
+// exit() that C code calls: Python does not end, so its exit handlers call Python as
+// ever. After Python's end they are refused; the old way is undefined then.
+TEST(ReplacesTest, ExitHandlerOfACLibraryCallsPython) {
+  const std::string script =
+      "import native, os\n"
+      "native.call(lambda: None)\n"
+      "native.at_exit_of_c(lambda: os.write(1, b'flushed'))\n";
+  for (bool way : {kOld, kNew}) {
+    for (int place = 0; place < 4; ++place) {
+      ChildResult result = RunScript(
+          way, script + "native.exit_of_c(" + std::to_string(place) + ")");
+      EXPECT_EQ(result.exit_code, 3) << way << place << result;
+      EXPECT_EQ(result.output, "flushed") << way << place;
+    }
+  }
+  ChildResult result = RunScript(kNew, script);
+  EXPECT_EQ(result, Clean());
+  EXPECT_THAT(result.output, HasSubstr("refused in the exit handler"));
+  EXPECT_THAT(result.output, testing::Not(HasSubstr("flushed")));
+}
+
+// The one thing that the new way does not do by itself: a guard that never ends, here
+// around a call that blocks for good, keeps the process, until the limit that the
+// program sets. The report names the thread and the guard.
+TEST(ReplacesTest, GuardThatNeverEndsIsNamedAndGivenUp) {
+  for (bool way : {kOld, kNew}) {
+    ChildResult result = RunScript(way, R"(
+import native, threading, time
+native.give_up_after(300)
+native.begin(native.block)
+threading.Thread(target=native.flush, args=(1,), daemon=True).start()
+time.sleep(0.2)
+)");
+    EXPECT_EQ(result, Clean()) << way;
+    if (way == kNew) {
+      EXPECT_THAT(result.output, HasSubstr("waits no longer"));
+      EXPECT_THAT(result.output, HasSubstr("replaces_test.cc:"));
+    }
   }
 }
 
@@ -362,26 +512,106 @@ except KeyboardInterrupt: print('interrupted')
   }
 }
 
-// A second SIGTERM, whose handler calls sys.exit(), comes while the gate waits. The
-// old way tears the record at the first one.
-TEST(ReplacesTest, SignalsDoNotTearARecord) {
-  ChildResult result = RunScript(kNew, R"(
+// A native thread writes a record when the signal comes that ends the script. The old
+// way tears the record: it does not wait. A second SIGTERM, whose handler calls
+// sys.exit() too, comes while the gate waits.
+std::string RecordOf(const std::string& signal, bool again) {
+  return R"(
 import native, os, signal, sys, threading, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
 def record():
     os.write(1, b'begin ')
-    os.kill(os.getpid(), signal.SIGTERM)
-    for i in range(6):
+    os.kill(os.getpid(), signal.)" +
+         signal + R"()
+    for i in range(10):
         time.sleep(0.1)
-        if i == 3: os.kill(os.getpid(), signal.SIGTERM)
+        if i == 4 and )" +
+         (again ? "True" : "False") + R"(: os.kill(os.getpid(), signal.SIGTERM)
     os.write(1, b'end ')
 native.begin(record)
 threading.Thread(target=native.flush, args=(1,), daemon=True).start()
 while True: time.sleep(0.01)
-)");
-  EXPECT_EQ(result, Clean());
-  EXPECT_THAT(result.output, HasSubstr("begin "));
-  EXPECT_THAT(result.output, HasSubstr("end "));
+)";
+}
+
+void ExpectRecord(bool way, const ChildResult& result) {
+  EXPECT_THAT(result.output, HasSubstr("begin ")) << way;
+  if (way == kNew)
+    EXPECT_THAT(result.output, HasSubstr("end "));
+  else
+    EXPECT_THAT(result.output, testing::Not(HasSubstr("end ")));
+}
+
+TEST(ReplacesTest, SignalsDoNotTearARecord) {
+  for (bool way : {kOld, kNew}) {
+    ChildResult result = RunScript(way, RecordOf("SIGTERM", way == kNew));
+    EXPECT_EQ(result.exit_code, 5) << way << result;
+    ExpectRecord(way, result);
+  }
+}
+
+// Python ends by the signal, so that a shell stops its loop.
+TEST(ReplacesTest, CtrlCEndsTheProcessByItsSignal) {
+  for (bool way : {kOld, kNew}) {
+    ChildResult result = RunScript(way, RecordOf("SIGINT", false));
+    EXPECT_EQ(result.signal, SIGINT) << way << result;
+    EXPECT_THAT(result.output, HasSubstr("KeyboardInterrupt"));
+    ExpectRecord(way, result);
+  }
+}
+
+// --- What Python code sees on a native thread ---
+
+TEST(ReplacesTest, ErrnoIsKept) {
+  for (bool way : {kOld, kNew}) {
+    ChildResult result =
+        RunScript(way, "import native; print(native.errno_is_lost(), 'lost')");
+    EXPECT_EQ(result, Clean()) << way;
+    EXPECT_THAT(result.output, HasSubstr("0 lost\n")) << way;
+  }
+}
+
+// Names, identities, values, and what is left of them at the end: three calls on one
+// thread, two on others. The output is the same line by line, also where a native
+// thread is the first to import threading.
+TEST(ReplacesTest, NativeThreadsLookTheSame) {
+  const std::string script = R"(
+import atexit, contextvars, native, sys
+variable = contextvars.ContextVar('variable', default='unset')
+kept = {}
+def look():
+    import threading
+    local = kept.setdefault('local', threading.local())
+    t = threading.current_thread()
+    print(t.name, t.daemon, t.is_alive(), t is threading.main_thread(),
+          t.ident == threading.get_ident(), t.native_id == threading.get_native_id(),
+          hasattr(local, 'x'), variable.get(), sys.gettrace(), sys.getprofile(),
+          sys.exc_info(), sys.get_coroutine_origin_tracking_depth(), flush=True)
+    local.x = 1
+    variable.set('set')
+    sys.set_coroutine_origin_tracking_depth(3)
+    if len(threading.enumerate()) > 3: raise KeyError('too many')
+def end():
+    import threading
+    print(sorted(t.name for t in threading.enumerate()), flush=True)
+atexit.register(end)
+native.begin(look)
+native.flush(3)
+native.call(look)
+native.call(look)
+)";
+  for (const char* first : {"import threading\n", ""}) {
+    ChildResult old_way = RunScript(kOld, first + script);
+    ChildResult new_way = RunScript(kNew, first + script);
+    EXPECT_EQ(old_way, Clean());
+    EXPECT_EQ(new_way, Clean());
+    EXPECT_THAT(old_way.output, HasSubstr("unset"));
+    std::string output = new_way.output;
+    const std::string refused = "refused at exit\n";
+    const std::size_t at = output.find(refused);
+    ASSERT_NE(at, std::string::npos) << output;
+    EXPECT_EQ(output.erase(at, refused.size()), old_way.output) << first;
+  }
 }
 
 // --- The last word ---
@@ -425,6 +655,18 @@ const Place kPlaces[] = {
      "import contextvars\n"
      "late = contextvars.ContextVar('late')\n"
      "late.set(native.capsule())"},
+#if PY_VERSION_HEX < 0x030C0000  // later versions don't fork at their end
+    {"ForkedChild",
+     "import os\n"
+     "class Late:\n"
+     "  def __del__(self, write=native.write, os=os):\n"
+     "    child = os.fork()\n"
+     "    if child == 0:\n"
+     "      write(False)\n"
+     "      os._exit(0)\n"
+     "    os.waitpid(child, 0)\n"
+     "late = Late()"},
+#endif
 };
 
 class LastWordTest : public testing::TestWithParam<Place> {};

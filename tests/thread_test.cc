@@ -1,6 +1,7 @@
 // Ensure and release over the fake port, where every failure can be had. Under
 // ThreadSanitizer too. What needs Python is in ensure_test.cc.
 #include <dirent.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -175,6 +176,128 @@ TEST_F(ThreadTest, WithoutAGilAnExitingThreadDeletesItsOwnState) {
   std::thread([&] { EXPECT_TRUE(ThreadStateGuard(view_)); }).join();
   EXPECT_EQ(fake_state_count(main_), 1);
   fake_set_no_gil(false);
+}
+
+// The end of an interpreter, and whether it waits for a thread, or has passed.
+class End {
+ public:
+  End() {
+    pyhold_wait_policy policy{};
+    policy.warn_after_ms = 1;
+    policy.report = [](const pyhold_wait_report* report, void* self) {
+      for (std::size_t i = 0; i < report->holder_count; ++i)
+        static_cast<End*>(self)->awaits_ = report->holders[i]->thread_id;
+    };
+    policy.arg = this;
+    pyhold_set_wait_policy(&policy);
+  }
+  ~End() { pyhold_set_wait_policy(nullptr); }
+
+  void Of(_is* interp) {
+    fake_interp_end(interp);
+    passed_ = true;
+  }
+  // Returns when it is known whether it waits for this thread.
+  bool AwaitsMe() {
+    while (awaits_ != gettid() && !passed_) std::this_thread::yield();
+    return !passed_;
+  }
+
+ private:
+  std::atomic<std::int64_t> awaits_{0};
+  std::atomic<bool> passed_{false};
+};
+
+// A thread that is in the interpreter by something else than pyhold, and visits
+// another one, comes back to one that has not ended.
+TEST_F(ThreadTest, EndAwaitsAThreadThatVisitsAnotherInterpreter) {
+  _is* sub = fake_interp_begin(false);
+  InterpreterView sub_view = InterpreterView::Current();
+  End end;
+  std::promise<void> away;
+  std::thread visitor([&] {
+    fake_thread_attach(sub);
+    {
+      ThreadStateGuard guard(view_);
+      away.set_value();
+      EXPECT_TRUE(end.AwaitsMe());
+    }
+    EXPECT_NE(fake_current(), nullptr);
+    fake_thread_detach();
+  });
+  away.get_future().wait();
+  end.Of(sub);
+  visitor.join();
+}
+
+// A guard protects until its state is detached, and not a moment less: a GIL would hide
+// it, which the fake port has not.
+TEST(ThreadEndTest, EndAwaitsTheDetach) {
+  _is* main = fake_interp_begin(true);
+  InterpreterView view = InterpreterView::Current();
+  struct {
+    End end;
+    std::promise<void> leaves;
+    bool awaited = false;
+  } leaving;
+  std::thread user([&] {
+    EXPECT_TRUE(
+        ThreadStateGuard(view));  // makes the state: the next way is short
+    std::optional<ThreadStateGuard> guard(std::in_place, view);
+    EXPECT_TRUE(*guard);
+    fake_before_detach(
+        [](void* arg) {
+          auto* l = static_cast<decltype(leaving)*>(arg);
+          l->leaves.set_value();
+          l->awaited = l->end.AwaitsMe();
+        },
+        &leaving);
+    guard.reset();
+    EXPECT_TRUE(leaving.awaited);
+  });
+  leaving.leaves.get_future().wait();
+  leaving.end.Of(main);
+  user.join();
+}
+
+// A thread that had detached, holding nothing, comes back while the gate waits for
+// another one, which may need it. It is waited for until it is attached.
+TEST_F(ThreadTest, ThreadComesBackWhileTheGateWaits) {
+  _is* sub = fake_interp_begin(false);
+  InterpreterView sub_view = InterpreterView::Current();
+  struct {
+    End end;
+    std::promise<void> inside, away, back;
+    bool awaited = false;
+  } meet;
+  std::thread holder([&] {
+    ThreadStateGuard guard(sub_view);
+    EXPECT_TRUE(guard);
+    meet.inside.set_value();
+    meet.back.get_future().wait();
+  });
+  std::thread daemon([&] {
+    fake_thread_attach(sub);
+    {
+      ThreadStateDetachGuard detached;
+      meet.away.set_value();
+      while (!sub_view.IsClosed()) std::this_thread::yield();
+      fake_before_attach(
+          [](void* arg) {
+            auto* m = static_cast<decltype(meet)*>(arg);
+            m->back.set_value();
+            m->awaited = m->end.AwaitsMe();
+          },
+          &meet);
+    }
+    EXPECT_TRUE(meet.awaited);
+    fake_thread_detach();
+  });
+  meet.inside.get_future().wait();
+  meet.away.get_future().wait();
+  meet.end.Of(sub);
+  holder.join();
+  daemon.join();
 }
 
 // INV8: the count of users is what it was, in whatever order ensures are left.

@@ -89,8 +89,11 @@ void ph_renew_waits(void) {
 int64_t ph_this_thread_id(void) { return (int64_t)syscall(SYS_gettid); }
 
 bool ph_thread_is_gone(int64_t thread_id) {
-  return syscall(SYS_tgkill, getpid(), (pid_t)thread_id, 0) != 0 &&
-         errno == ESRCH;
+  const int before = errno; /* a guard asks, which leaves errno alone */
+  const bool gone =
+      syscall(SYS_tgkill, getpid(), (pid_t)thread_id, 0) != 0 && errno == ESRCH;
+  errno = before;
+  return gone;
 }
 
 void ph_name_this_thread(const char *name) {

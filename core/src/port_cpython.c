@@ -469,7 +469,8 @@ static bool is_finalizing(void) {
 }
 
 /* Whether threading's shutdown has begun, which comes before the callbacks.
- * *known: false if nothing imported threading, so that it cannot be told. */
+ * *known: false if it cannot be told, as where nothing imported threading. Requires:
+ * no exception is pending. */
 static bool is_shut_down(bool *known) {
   PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
   PyObject *threading =
@@ -479,7 +480,18 @@ static bool is_shut_down(bool *known) {
           ? PyDict_GetItemString(PyModule_GetDict(threading), "_SHUTTING_DOWN")
           : NULL;
   *known = mark != NULL;
-  return mark == Py_True;
+  if (mark != Py_False) return mark == Py_True;
+  /* Up to 3.12 the thread that imported threading first is its main thread. If that
+   * has ended, the shutdown returns without the mark. */
+  PyObject *main_thread =
+      PyDict_GetItemString(PyModule_GetDict(threading), "_main_thread");
+  PyObject *stopped = main_thread != NULL
+                          ? PyObject_GetAttrString(main_thread, "_is_stopped")
+                          : NULL;
+  if (stopped == Py_True) *known = false;
+  Py_XDECREF(stopped);
+  PyErr_Clear();
+  return false;
 }
 
 /* The argument is dropped. At the end of the interpreter, as meant? A program may

@@ -794,7 +794,9 @@ static void after_fork(struct record *r, const void *self) {
   /* They count no more, but may still be used: the record is kept for them. */
   if (ph_gate_holds(&r->gate) > 0) ph_record_ref(r);
   ph_gate_forget_holds(&r->gate);
-  atomic_store_explicit(&r->finalizing_thread_id, 0, memory_order_relaxed);
+  if (atomic_load_explicit(&r->finalizing_thread_id, memory_order_relaxed) !=
+      ph_this_thread_id())
+    atomic_store_explicit(&r->finalizing_thread_id, 0, memory_order_relaxed);
   ph_deferred_after_fork(r);
 }
 

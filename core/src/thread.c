@@ -1129,10 +1129,17 @@ unsigned ph_forks;
 pyhold_deferred *ph_thread_after_fork(void) {
   struct thread *t = &self;
   ph_forks = (ph_forks + 1) & PH_FORKS;
+  for (struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread) {
+    const int64_t id = ph_this_thread_id();
+    /* If it finalizes, it goes on to. relaxed: there is no other thread. */
+    if (finalizes(s))
+      atomic_store_explicit(&s->record->finalizing_thread_id, id,
+                            memory_order_relaxed);
+    s->thread_id = id;
+  }
   pyhold_deferred *late = ph_registry_after_fork(this_thread());
   port_state *attached = attached_state(t);
   for (struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread) {
-    s->thread_id = ph_this_thread_id();
     if (is_dead(s->record) || (attached != NULL && s->state != attached)) {
       s->state = s->lasting = NULL;
       s->keep = false;

@@ -45,6 +45,8 @@ static _Atomic(struct _is *) main_interp, all_interps;
 static atomic_bool interrupted, exit_deletes_state;
 static _Thread_local void (*before_cookie)(void *);
 static _Thread_local void *before_cookie_arg;
+static _Thread_local void (*before_attach)(void *), (*before_detach)(void *);
+static _Thread_local void *before_attach_arg, *before_detach_arg;
 static void (*_Atomic on_delete)(void *);
 static void *_Atomic on_delete_arg;
 
@@ -114,6 +116,9 @@ port_state *ph_port_state_new(port_interp *interp) {
 
 void ph_port_attach(port_state *state) {
   if (current != NULL) broken("attach while attached");
+  void (*fn)(void *) = before_attach;
+  before_attach = NULL;
+  if (fn != NULL) fn(before_attach_arg);
   if (atomic_load(&state->interp->ended)) broken("attach after the end");
   if (atomic_exchange(&state->attached, true)) broken("attached twice");
   current = gilstate = state;
@@ -121,6 +126,9 @@ void ph_port_attach(port_state *state) {
 
 void ph_port_detach(port_state *state) {
   if (current != state) broken("detach of what is not attached");
+  void (*fn)(void *) = before_detach;
+  before_detach = NULL;
+  if (fn != NULL) fn(before_detach_arg);
   atomic_store(&state->attached, false);
   current = NULL;
 }
@@ -300,6 +308,23 @@ void fake_interp_end(struct _is *interp) {
   if (before != NULL) ph_port_attach(before);
 }
 
+void fake_after_fork(void) {
+  for (struct _is *i = atomic_load(&all_interps); i != NULL; i = i->next) {
+    for (struct _ts *state = i->list, *next; state != NULL; state = next) {
+      next = state->next;
+      if (state != current) free_state(state);
+    }
+    if (i->is_main || atomic_exchange(&i->ended, true)) continue;
+    void *cookie = atomic_load(&i->cookie);
+    if (cookie != NULL) ph_registry_interp_gone(cookie);
+  }
+  if (current->interp != atomic_load(&main_interp))
+    broken("forked while attached to a subinterpreter");
+  current->before = NULL;
+  current->interp->first = current;
+  gilstate = current;
+}
+
 struct _object *fake_object_new(struct _is *interp) {
   static _Atomic(struct _object *) all;
   struct _object *object = calloc(1, sizeof *object);
@@ -348,4 +373,12 @@ void fake_on_delete(void (*fn)(void *), void *arg) {
 void fake_before_cookie(void (*fn)(void *), void *arg) {
   before_cookie_arg = arg;
   before_cookie = fn;
+}
+void fake_before_attach(void (*fn)(void *), void *arg) {
+  before_attach_arg = arg;
+  before_attach = fn;
+}
+void fake_before_detach(void (*fn)(void *), void *arg) {
+  before_detach_arg = arg;
+  before_detach = fn;
 }

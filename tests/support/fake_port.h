@@ -27,6 +27,11 @@ struct _is *fake_interp_begin(bool is_main);
  * Requires: the calling thread is attached to it. */
 void fake_interp_end(struct _is *interp);
 
+/* In a child of fork(), as PyOS_AfterFork_Child(): deletes all states but the one
+ * that is attached, which must be the main interpreter's, and all other
+ * interpreters. That state's thread is the one to end the main one, then. */
+void fake_after_fork(void);
+
 int64_t fake_interp_id(struct _is *interp);
 
 /* Attach this thread to it, as Python's own threads are, and end that. */
@@ -69,6 +74,10 @@ void fake_on_delete(void (*fn)(void *), void *arg);
 
 /* Runs once on this thread, before an interpreter is to get its cookie. */
 void fake_before_cookie(void (*fn)(void *), void *arg);
+
+/* Run once on this thread, before a state is attached, or detached. */
+void fake_before_attach(void (*fn)(void *), void *arg);
+void fake_before_detach(void (*fn)(void *), void *arg);
 
 #ifdef __cplusplus
 }

@@ -198,7 +198,8 @@ PYHOLD_API PYHOLD_NODISCARD pyhold_status pyhold_view_main(pyhold_view **out);
  *
  * Attached:  not needed. On 3.11 with subinterpreters, PyGILState_Ensure may mean
  *            another interpreter than the one that Py_BEGIN_ALLOW_THREADS let go
- *            of. There detach with a frame.
+ *            of: so detach with a frame. Nor can it be told there where the dict of an
+ *            ending subinterpreter (PyInterpreterState_GetDict) runs destructors.
  * Params:    fallback  NULL: ENOINTERP in place of the copy.
  *            out       not NULL. Written on every return; NULL unless OK.
  * Returns:   OK, ENOMEM, ENOINTERP. An interpreter that nobody made known is passed

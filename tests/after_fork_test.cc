@@ -24,6 +24,12 @@ using pyhold::InterpreterView;
 using pyhold::ThreadStateDetachGuard;
 using pyhold::ThreadStateGuard;
 
+void AwaitCleanEnd(pid_t child) {
+  int status;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 // Forks, as os.fork() does. In the child: does `it`, and ends. In the parent: waits.
 // Attached to the main interpreter, or not at all.
 void InChild(const std::function<void()>& it) {
@@ -34,9 +40,7 @@ void InChild(const std::function<void()>& it) {
     it();
     _exit(0);
   }
-  int status;
-  REQUIRE(waitpid(pid, &status, 0) == pid);
-  REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  AwaitCleanEnd(pid);
 }
 
 // The thread has a state that pyhold made, and another one is attached when it forks.
@@ -158,9 +162,7 @@ SCENARIO(OtherInterpreters) {
               PYHOLD_EFINALIZING);
       REQUIRE(InterpreterRef::Lookup(0));
     } else {
-      int status;
-      REQUIRE(waitpid(child, &status, 0) == child);
-      REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+      AwaitCleanEnd(child);
     }
   }
   hold = InterpreterRef();

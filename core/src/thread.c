@@ -1129,8 +1129,8 @@ unsigned ph_forks;
 pyhold_deferred *ph_thread_after_fork(void) {
   struct thread *t = &self;
   ph_forks = (ph_forks + 1) & PH_FORKS;
+  const int64_t id = ph_this_thread_id();
   for (struct pyhold_slot *s = t->slots; s != NULL; s = s->next_of_thread) {
-    const int64_t id = ph_this_thread_id();
     /* If it finalizes, it goes on to. relaxed: there is no other thread. */
     if (finalizes(s))
       atomic_store_explicit(&s->record->finalizing_thread_id, id,
